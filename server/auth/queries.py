@@ -1,0 +1,96 @@
+"""SQL about users and their tokens."""
+
+from datetime import datetime
+
+from server.storage.contract import Connection, Row, execute, fetch_one
+
+USER = "id, email, name, created_at"
+
+
+def create_user(
+    conn: Connection, email: str, name: str | None, password_hash: str, now: datetime
+) -> Row | None:
+    """The new user; None when the address is taken."""
+    return fetch_one(
+        conn,
+        f"""
+        INSERT INTO users (email, name, password_hash, created_at, updated_at)
+        VALUES (%(email)s, %(name)s, %(password_hash)s, %(now)s, %(now)s)
+        ON CONFLICT DO NOTHING
+        RETURNING {USER}
+        """,
+        {"email": email, "name": name, "password_hash": password_hash, "now": now},
+    )
+
+
+def find_account(conn: Connection, account_key: str) -> Row | None:
+    """The user with this address in any spelling, with the password's hash."""
+    return fetch_one(
+        conn,
+        f"SELECT {USER}, password_hash FROM users WHERE lower(email) = %s",
+        (account_key,),
+    )
+
+
+def update_user(
+    conn: Connection, user_id: int, name: str | None, password_hash: str | None, now: datetime
+) -> Row | None:
+    """Change what isn't None; the user afterwards."""
+    return fetch_one(
+        conn,
+        f"""
+        UPDATE users SET
+            name = coalesce(%(name)s, name),
+            password_hash = coalesce(%(password_hash)s, password_hash),
+            updated_at = %(now)s
+        WHERE id = %(user_id)s
+        RETURNING {USER}
+        """,
+        {"user_id": user_id, "name": name, "password_hash": password_hash, "now": now},
+    )
+
+
+def add_token(
+    conn: Connection, user_id: int, token_hash: str, now: datetime, expires_at: datetime
+) -> None:
+    """Make a token valid; forget the user's expired ones."""
+    execute(
+        conn, "DELETE FROM auth_tokens WHERE user_id = %s AND expires_at <= %s", (user_id, now)
+    )
+    execute(
+        conn,
+        "INSERT INTO auth_tokens (token_hash, user_id, created_at, expires_at) "
+        "VALUES (%s, %s, %s, %s)",
+        (token_hash, user_id, now, expires_at),
+    )
+
+
+def find_user_by_token(conn: Connection, token_hash: str, now: datetime) -> Row | None:
+    """The user whom a token that hasn't expired stands for."""
+    return fetch_one(
+        conn,
+        """
+        SELECT users.id, users.email, users.name, users.created_at
+        FROM auth_tokens JOIN users ON users.id = auth_tokens.user_id
+        WHERE auth_tokens.token_hash = %s AND auth_tokens.expires_at > %s
+        """,
+        (token_hash, now),
+    )
+
+
+def delete_token(conn: Connection, user_id: int, token_hash: str) -> None:
+    """Make one token void."""
+    execute(
+        conn,
+        "DELETE FROM auth_tokens WHERE user_id = %s AND token_hash = %s",
+        (user_id, token_hash),
+    )
+
+
+def delete_other_tokens(conn: Connection, user_id: int, token_hash: str) -> None:
+    """Make all tokens of the user void but one."""
+    execute(
+        conn,
+        "DELETE FROM auth_tokens WHERE user_id = %s AND token_hash <> %s",
+        (user_id, token_hash),
+    )

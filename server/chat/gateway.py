@@ -1,0 +1,309 @@
+"""The gateway: OpenClaw, or any endpoint that speaks OpenAI's chat completions."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import httpx
+
+from server.chat import sse
+from server.errors import GatewayFailed, GatewayTimeout, Overloaded, Problem
+from server.settings import Settings
+
+log = logging.getLogger("clawd.gateway")
+
+MAX_ANSWER = 8 * 1024 * 1024
+MAX_BODY = 32 * 1024 * 1024
+
+
+class Sink(Protocol):
+    """Where an answer goes as it comes."""
+
+    def add_text(self, text: str) -> None:
+        """The next piece of the answer."""
+
+    def set_usage(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """The tokens that the gateway counted."""
+
+
+class Gateway(Protocol):
+    """What answers."""
+
+    kind: str
+    model: str
+
+    async def answer(self, body: dict[str, Any], sink: Sink) -> None:
+        """Put the answer into the sink; raises a `Problem` when it didn't come to its end."""
+        ...
+
+    async def probe(self) -> None:
+        """Raise a `Problem` unless the gateway can take requests."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        ...
+
+
+class HttpGateway:
+    """A gateway behind a URL. Nothing that it says in an error is passed on: it may hold secrets."""
+
+    kind = "openclaw"
+
+    def __init__(
+        self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.model = settings.openclaw_model
+        self._settings = settings
+        headers = {"Accept-Encoding": "identity"}
+        if settings.openclaw_token is not None:
+            headers["Authorization"] = f"Bearer {settings.openclaw_token.get_secret_value()}"
+        self._client = httpx.AsyncClient(
+            base_url=settings.openclaw_url or "",
+            headers=headers,
+            # Our own deadlines watch over reading: httpx has none for the whole.
+            timeout=httpx.Timeout(
+                settings.gateway_connect_timeout, read=None, write=30, pool=10
+            ),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=50),
+            transport=transport,
+            # Neither a proxy of the environment nor a redirect may lead the token elsewhere.
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    async def answer(self, body: dict[str, Any], sink: Sink) -> None:
+        """Ask for a completion, streamed or whole as `body["stream"]` says."""
+        async with self._deadlines() as patience, self._post(body) as response:
+            _check_status(response)
+            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise _nonsense("compressed, though that was not asked for")
+            if kind == "text/event-stream":
+                await _Stream(sink, patience.content_came).read(response, patience.byte_came)
+            elif kind == "application/json":
+                _read_whole(await _body(response), sink)
+            else:
+                raise _nonsense("neither JSON nor an event stream")
+
+    async def probe(self) -> None:
+        """Ask for /readyz; an endpoint that has no such page is up when it answers at all."""
+        try:
+            response = await self._client.get("/readyz", timeout=1.5)
+        except httpx.HTTPError as error:
+            raise _from_httpx(error) from error
+        if response.status_code >= 500:
+            raise Overloaded("The AI gateway is not ready.", code="gateway_not_ready")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    def _headers(self, body: dict[str, Any]) -> dict[str, str]:
+        if self._settings.openclaw_session_header:
+            return {"x-openclaw-session-key": body["user"]}
+        return {}
+
+    @asynccontextmanager
+    async def _post(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+        try:
+            async with self._client.stream(
+                "POST", "/v1/chat/completions", json=body, headers=self._headers(body)
+            ) as response:
+                yield response
+        except httpx.HTTPError as error:
+            raise _from_httpx(error) from error
+
+    @asynccontextmanager
+    async def _deadlines(self) -> AsyncIterator["_Patience"]:
+        patience = _Patience(self._settings)
+        try:
+            async with asyncio.timeout_at(patience.deadline) as patience.timeout:
+                yield patience
+        except TimeoutError as error:
+            raise GatewayTimeout() from error
+
+
+class _Patience:
+    """The deadlines of one answer: to the first content, then between bytes, and for the whole."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._idle = settings.gateway_idle_timeout
+        self._end = self._loop.time() + settings.gateway_total_timeout
+        self._has_content = False
+        self.timeout: asyncio.Timeout | None = None
+        self.deadline = min(self._loop.time() + settings.gateway_first_timeout, self._end)
+
+    def content_came(self) -> None:
+        self._has_content = True
+        self.byte_came()
+
+    def byte_came(self) -> None:
+        # Before the first content, comments and the role chunk prove nothing.
+        if self._has_content and self.timeout is not None:
+            self.timeout.reschedule(min(self._loop.time() + self._idle, self._end))
+
+
+class _Stream:
+    """A streamed completion. Only a `finish_reason` or `[DONE]` without an error ends it well."""
+
+    def __init__(self, sink: Sink, content_came: Callable[[], None]) -> None:
+        self._sink = sink
+        self._content_came = content_came
+        self._size = 0
+        self._finished = False
+
+    async def read(self, response: httpx.Response, byte_came: Callable[[], None]) -> None:
+        reader = sse.Reader()
+        try:
+            async for chunk in response.aiter_raw():
+                byte_came()
+                for data in reader.feed(chunk):
+                    if self._event(data):
+                        return
+            for data in reader.close():
+                self._event(data)
+        except sse.LineTooLong as error:
+            raise _nonsense("a line without end") from error
+        if not self._finished:
+            raise _broken_off()
+
+    def _event(self, data: str) -> bool:
+        """Take one event; True when it is the last."""
+        if data.strip() == "[DONE]":
+            self._finished = True
+            return True
+        chunk = _parse(data)
+        if chunk.get("error"):
+            raise _said_error(chunk["error"])
+        choices = chunk.get("choices")
+        if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+            self._choice(choices[0])
+        _take_usage(chunk, self._sink)
+        return False
+
+    def _choice(self, choice: dict[str, Any]) -> None:
+        delta = choice.get("delta")
+        text = delta.get("content") if isinstance(delta, dict) else None
+        if isinstance(text, str) and text:
+            self._size += len(text)
+            if self._size > MAX_ANSWER:
+                raise _nonsense("an answer without end")
+            self._content_came()
+            self._sink.add_text(clean(text))
+        if choice.get("finish_reason"):
+            self._finished = True
+
+
+def clean(text: str) -> str:
+    """Text that both databases can store: NUL and lone surrogates become U+FFFD."""
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode(
+        "utf-16", "replace"
+    )
+
+
+async def _body(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise _nonsense("an answer without end")
+    return bytes(body)
+
+
+def _read_whole(body: bytes, sink: Sink) -> None:
+    completion = _parse(body)
+    if completion.get("error"):
+        raise _said_error(completion["error"])
+    try:
+        text = completion["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise _nonsense("no choices") from error
+    if not isinstance(text, str):
+        raise _nonsense("no text")
+    sink.add_text(clean(text[:MAX_ANSWER]))
+    _take_usage(completion, sink)
+
+
+def _parse(data: str | bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _nonsense("no JSON") from error
+    if not isinstance(parsed, dict):
+        raise _nonsense("no JSON object")
+    return parsed
+
+
+def _take_usage(completion: dict[str, Any], sink: Sink) -> None:
+    usage = completion.get("usage")
+    if not isinstance(usage, dict):
+        return
+    prompt, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    # Zeros are what a gateway sends when its model didn't count.
+    if type(prompt) is int and type(answer) is int and prompt >= 0 and answer >= 0:
+        if (prompt or answer) and max(prompt, answer) < 2**53:
+            sink.set_usage(prompt, answer)
+
+
+def _check_status(response: httpx.Response) -> None:
+    status = response.status_code
+    if status == 200:
+        return
+    log.warning("gateway answered an error", extra={"gateway_status": status})
+    match status:
+        case 401 | 403:
+            log.error("the gateway refused the token: check OPENCLAW_TOKEN")
+            raise GatewayFailed("The AI gateway refused the service.", code="gateway_auth")
+        case 429 | 503:
+            raise Overloaded(
+                "The AI gateway is busy.",
+                code="gateway_busy",
+                retry_after=_retry_after(response.headers.get("retry-after", "")),
+            )
+        case 408 | 504:
+            raise GatewayTimeout()
+        case 400 | 404 | 413 | 415 | 422:
+            raise GatewayFailed("The AI gateway rejected the request.", code="gateway_rejected")
+        case _:
+            raise GatewayFailed()
+
+
+def _retry_after(value: str) -> int:
+    """Seconds; a gateway that names none, or hours, gets a guess."""
+    return int(value) if value.isascii() and value.isdigit() and int(value) <= 300 else 5
+
+
+def _said_error(error: object) -> Problem:
+    kind = error.get("type") if isinstance(error, dict) else None
+    log.warning("gateway reported an error", extra={"gateway_error": str(kind)[:100]})
+    return GatewayFailed("The AI gateway reported an error.")
+
+
+def _nonsense(what: str) -> Problem:
+    log.warning("gateway answered nonsense", extra={"what": what})
+    return GatewayFailed("The AI gateway gave an unusable answer.", code="gateway_nonsense")
+
+
+def _broken_off() -> Problem:
+    return GatewayFailed("The AI gateway broke off.", code="gateway_interrupted")
+
+
+def _from_httpx(error: httpx.HTTPError) -> Problem:
+    """The problem that each exception of httpx means; the test goes through all of them."""
+    log.warning("gateway not usable", extra={"cause": type(error).__name__})
+    match error:
+        case httpx.PoolTimeout():
+            return Overloaded("The AI gateway is busy.", code="gateway_busy", retry_after=5)
+        case httpx.TimeoutException():
+            return GatewayTimeout()
+        case httpx.ConnectError() | httpx.UnsupportedProtocol() | httpx.ProxyError():
+            return GatewayFailed("The AI gateway can't be reached.", code="gateway_unreachable")
+        case httpx.TransportError():
+            return _broken_off()
+        case _:
+            return GatewayFailed()

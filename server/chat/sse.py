@@ -1,0 +1,53 @@
+"""Server-sent events coming in, as the HTML standard defines them (section 9.2).
+
+httpx's `aiter_lines` also ends lines at U+2028, U+2029 and U+0085, which JSON may hold raw; here
+only CR, LF and CR LF end a line.
+"""
+
+import codecs
+import re
+
+MAX_LINE = 1024 * 1024
+
+_END = re.compile(r"\r\n|\n|\r")
+
+
+class LineTooLong(Exception):
+    """A line has more than 1 MiB; its sender is not an honest gateway."""
+
+
+class Reader:
+    """Turns bytes, cut anywhere, into the data of events."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
+        self._rest = ""
+        self._data: list[str] = []
+
+    def feed(self, chunk: bytes) -> list[str]:
+        """The data of every event that ends in this chunk."""
+        text = self._rest + self._decoder.decode(chunk)
+        # A CR at the end may be half of a CR LF.
+        held = "\r" if text.endswith("\r") else ""
+        *lines, self._rest = _END.split(text.removesuffix("\r"))
+        self._rest += held
+        if len(self._rest) > MAX_LINE:
+            raise LineTooLong
+        events = (self._line(line) for line in lines)
+        return [event for event in events if event is not None]
+
+    def _line(self, line: str) -> str | None:
+        if not line:
+            data, self._data = self._data, []
+            return "\n".join(data) if data else None
+        name, _, value = line.partition(":")
+        if name == "data":
+            self._data.append(value.removeprefix(" "))
+        return None
+
+    def close(self) -> list[str]:
+        """The event that the end of the stream cut off before its empty line, if any."""
+        rest = self._rest.rstrip("\r")
+        self._rest = ""
+        events = [self._line(line) for line in (rest, "") if line or self._data]
+        return [event for event in events if event is not None]

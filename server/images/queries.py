@@ -1,0 +1,42 @@
+"""SQL about images."""
+
+from server.images.checks import Image
+from server.storage.contract import Connection, Row, fetch_all, fetch_one
+
+
+def add_image(conn: Connection, user_id: int, message_id: int, image: Image) -> Row:
+    """Store an image of a message; its row without the bytes."""
+    row = fetch_one(
+        conn,
+        """
+        INSERT INTO images (user_id, message_id, media_type, size_bytes, data)
+        VALUES (%s, %s, %s, %s, %s)
+        RETURNING id, media_type, size_bytes AS bytes
+        """,
+        (user_id, message_id, image.media_type, len(image.data), image.data),
+    )
+    return row or {}
+
+
+def find_image(conn: Connection, user_id: int, image_id: int) -> Row | None:
+    """One of the user's images, with its bytes."""
+    return fetch_one(
+        conn,
+        "SELECT media_type, data FROM images WHERE user_id = %s AND id = %s",
+        (user_id, image_id),
+    )
+
+
+def list_session_images(conn: Connection, user_id: int, session_id: int) -> list[Row]:
+    """The images of a session, with their bytes, in order."""
+    return fetch_all(
+        conn,
+        """
+        SELECT images.message_id, images.media_type, images.data
+        FROM images JOIN messages ON messages.id = images.message_id
+        WHERE images.user_id = %(user_id)s AND messages.user_id = %(user_id)s
+            AND messages.session_id = %(session_id)s
+        ORDER BY images.id
+        """,
+        {"user_id": user_id, "session_id": session_id},
+    )

@@ -1,0 +1,147 @@
+"""SQL about projects and their types."""
+
+from datetime import datetime
+
+from server.storage.contract import Connection, Row, execute, fetch_all, fetch_one
+
+PROJECT = """
+    projects.id, projects.name, projects.description, projects.db_name, projects.status,
+    projects.created_at, projects.updated_at,
+    coalesce(project_types.name, 'blank') AS project_type
+"""
+FROM = "projects LEFT JOIN project_types ON project_types.id = projects.project_type_id"
+
+
+def list_types(conn: Connection, after_id: int, limit: int) -> list[Row]:
+    """The templates that a project can start from, oldest first."""
+    return fetch_all(
+        conn,
+        "SELECT id, name, description FROM project_types WHERE id > %s ORDER BY id LIMIT %s",
+        (after_id, limit),
+    )
+
+
+def find_type(conn: Connection, name: str) -> Row | None:
+    """The template of this name, with its SQL."""
+    return fetch_one(
+        conn, "SELECT id, name, template_sql FROM project_types WHERE name = %s", (name,)
+    )
+
+
+def list_projects(conn: Connection, user_id: int, before_id: int, limit: int) -> list[Row]:
+    """The user's projects, newest first."""
+    return fetch_all(
+        conn,
+        f"""
+        SELECT {PROJECT} FROM {FROM}
+        WHERE projects.user_id = %s AND projects.id < %s AND projects.status = 'active'
+        ORDER BY projects.id DESC
+        LIMIT %s
+        """,
+        (user_id, before_id, limit),
+    )
+
+
+def find_project(conn: Connection, user_id: int, project_id: int) -> Row | None:
+    """One of the user's projects, in any status."""
+    return fetch_one(
+        conn,
+        f"SELECT {PROJECT} FROM {FROM} WHERE projects.user_id = %s AND projects.id = %s",
+        (user_id, project_id),
+    )
+
+
+def create_project(
+    conn: Connection,
+    user_id: int,
+    name: str,
+    description: str | None,
+    project_type_id: int,
+    db_name: str,
+    now: datetime,
+) -> int | None:
+    """The id of the new project, in status `creating`; None when the database's name is taken."""
+    row = fetch_one(
+        conn,
+        """
+        INSERT INTO projects
+            (user_id, name, description, project_type_id, db_name, status, created_at, updated_at)
+        VALUES (%(user_id)s, %(name)s, %(description)s, %(type_id)s, %(db_name)s, 'creating',
+            %(now)s, %(now)s)
+        ON CONFLICT (db_name) DO NOTHING
+        RETURNING id
+        """,
+        {
+            "user_id": user_id,
+            "name": name,
+            "description": description,
+            "type_id": project_type_id,
+            "db_name": db_name,
+            "now": now,
+        },
+    )
+    return row["id"] if row else None
+
+
+def set_status(conn: Connection, user_id: int, project_id: int, status: str) -> bool:
+    """Move the project on in its life; False when it is gone."""
+    return bool(
+        execute(
+            conn,
+            "UPDATE projects SET status = %s WHERE user_id = %s AND id = %s",
+            (status, user_id, project_id),
+        )
+    )
+
+
+def update_project(
+    conn: Connection, user_id: int, project_id: int, description: str | None, now: datetime
+) -> bool:
+    """Set the description; False when there is no such project."""
+    return bool(
+        execute(
+            conn,
+            """
+            UPDATE projects SET description = %s, updated_at = %s
+            WHERE user_id = %s AND id = %s AND status = 'active'
+            """,
+            (description, now, user_id, project_id),
+        )
+    )
+
+
+def count_contents(conn: Connection, user_id: int, project_id: int) -> Row:
+    """How many sessions and messages the project has."""
+    row = fetch_one(
+        conn,
+        """
+        SELECT
+            (SELECT count(*) FROM sessions
+             WHERE user_id = %(user_id)s AND project_id = %(project_id)s) AS sessions,
+            (SELECT count(*) FROM messages JOIN sessions ON sessions.id = messages.session_id
+             WHERE sessions.user_id = %(user_id)s AND sessions.project_id = %(project_id)s)
+                AS messages
+        """,
+        {"user_id": user_id, "project_id": project_id},
+    )
+    return row or {"sessions": 0, "messages": 0}
+
+
+def delete_project(conn: Connection, user_id: int, project_id: int) -> bool:
+    """Delete the project's row and with it its sessions and messages."""
+    return bool(
+        execute(
+            conn,
+            "DELETE FROM projects WHERE user_id = %s AND id = %s",
+            (user_id, project_id),
+        )
+    )
+
+
+def list_unfinished(conn: Connection) -> list[Row]:
+    """Projects of all users whose creation or deletion has not come to its end."""
+    return fetch_all(
+        conn,
+        "SELECT id, user_id, name, db_name, status FROM projects "
+        "WHERE status IN ('creating', 'deleting') ORDER BY id",
+    )

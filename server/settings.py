@@ -1,0 +1,356 @@
+"""Every setting of the service: its environment name, type, default and meaning."""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+HTTP_PORTS = (8001, 8002)
+SECRETS = ("database_url", "db_password", "openclaw_token")
+# Passwords that stand in published examples, ours and other people's.
+WELL_KNOWN_PASSWORDS = frozenset(
+    {
+        "admin",
+        "change-me",
+        "change-this",
+        "changeme",
+        "changethis",
+        "claude_secure_2024!",
+        "clawd",
+        "dreampilot",
+        "password",
+        "postgres",
+        "root",
+        "secret",
+        "strongadminpass123",
+        "supersecret",
+        "your-password",
+        "your_password",
+        "yourpassword",
+    }
+)
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class BadSettings(Exception):
+    """One line that names the environment variable and what is wrong with it."""
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Reads `NAME` from the path in `NAME_FILE`, the convention of Docker and systemd secrets."""
+
+    def __init__(self, settings_cls: type[BaseSettings], names: dict[str, str]) -> None:
+        super().__init__(settings_cls)
+        self._names = names
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = field_name.upper()
+        path = self._names.get(f"{name}_FILE")
+        if not path:
+            return None, field_name, False
+        if self._names.get(name):
+            raise BadSettings(f"{name}: set either {name} or {name}_FILE, not both")
+        try:
+            text = (ROOT / path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadSettings(f"{name}_FILE: can't read {path}: {error}") from error
+        # Editors and `echo` end a file with a newline that isn't part of the secret.
+        return text.removesuffix("\n").removesuffix("\r"), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        values = {
+            name: self.get_field_value(field, name)[0]
+            for name, field in self.settings_cls.model_fields.items()
+            if name in SECRETS
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Settings(BaseSettings):
+    """The settings, read from the environment, then `.env.postgres`, then `.env`.
+
+    Both files lie in the repository's root. Any secret may be given as `NAME_FILE` instead, the
+    path of a file that holds it. Relative paths start at the repository's root.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=(ROOT / ".env", ROOT / ".env.postgres"),
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    app_env: Annotated[
+        Literal["development", "production"],
+        Field(description="`production` refuses to start on unsafe settings."),
+    ] = "development"
+    host: Annotated[str, Field(description="Address the service listens on.")] = "127.0.0.1"
+    port: Annotated[Port, Field(description="Port the service listens on.")] = 8002
+    log_format: Annotated[
+        Literal["json", "text"], Field(description="One JSON object a line, or text for people.")
+    ] = "json"
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="Least level logged.")
+    ] = "INFO"
+    expose_docs: Annotated[
+        bool | None,
+        Field(description="Serve /docs and /openapi.json; unset: not in production."),
+    ] = None
+    cors_origins: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="Origins, separated by commas, whose pages may call the API."),
+    ] = ()
+    allow_any_branch: Annotated[
+        bool, Field(description="Let production run on 8002 from a branch other than main.")
+    ] = False
+    trusted_proxies: Annotated[
+        str,
+        Field(description="Addresses, separated by commas, whose X-Forwarded-* are believed."),
+    ] = ""
+    shutdown_grace: Annotated[
+        Seconds, Field(description="Seconds that running answers get after SIGTERM.")
+    ] = 10
+
+    use_postgres: Annotated[
+        bool | None,
+        Field(
+            description="true: PostgreSQL, false: SQLite; unset: PostgreSQL when `.env.postgres` "
+            "exists or DB_HOST or DATABASE_URL is set."
+        ),
+    ] = None
+    database_url: Annotated[
+        SecretStr | None,
+        Field(description="postgresql://user:password@host:port/name, instead of DB_*."),
+    ] = None
+    db_host: Annotated[str, Field(description="PostgreSQL's host.")] = "localhost"
+    db_port: Annotated[Port, Field(description="PostgreSQL's port (not the service's).")] = 5432
+    db_name: Annotated[
+        str, Field(description="The master database.", min_length=1, max_length=63)
+    ] = "dreampilot"
+    db_user: Annotated[str, Field(description="PostgreSQL's role.")] = "admin"
+    db_password: Annotated[SecretStr, Field(description="The role's password.")] = SecretStr("")
+    db_sslmode: Annotated[
+        Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"],
+        Field(description="TLS to PostgreSQL, with libpq's meanings."),
+    ] = "prefer"
+    db_pool_min: Annotated[
+        int, Field(ge=1, description="Connections kept open while idle, per process.")
+    ] = 5
+    db_pool_max: Annotated[int, Field(ge=1, description="Most connections, per process.")] = 20
+    db_pool_wait: Annotated[
+        Seconds, Field(description="Seconds a request waits for a connection before it gets 503.")
+    ] = 5
+    db_statement_timeout: Annotated[
+        Seconds, Field(description="Seconds after which a statement of a request is given up.")
+    ] = 3
+    db_path: Annotated[Path, Field(description="The SQLite master database.")] = Path(
+        "clawdbot_adapter.db"
+    )
+    project_db_dir: Annotated[
+        Path | None,
+        Field(
+            description="Folder of the projects' SQLite databases; unset: `project_databases` "
+            "beside DB_PATH."
+        ),
+    ] = None
+
+    auth_rate_limit: Annotated[
+        Literal["on", "off"], Field(description="Limits on sign-ups and failed log-ins.")
+    ] = "on"
+    token_ttl_hours: Annotated[
+        int, Field(ge=1, le=8760, description="Hours until a token of a log-in expires.")
+    ] = 168
+
+    openclaw_url: Annotated[
+        str | None,
+        Field(description="The gateway's base URL; unset: an echo answers (development only)."),
+    ] = None
+    openclaw_token: Annotated[SecretStr | None, Field(description="The gateway's token.")] = None
+    openclaw_model: Annotated[str, Field(description="`model` of every gateway request.")] = (
+        "agent:main"
+    )
+    openclaw_session_header: Annotated[
+        bool, Field(description="Also send x-openclaw-session-key (wins over `user`).")
+    ] = False
+    gateway_history: Annotated[
+        Literal["session", "full"],
+        Field(description="session: the gateway remembers; full: send the whole conversation."),
+    ] = "session"
+    gateway_connect_timeout: Annotated[
+        Seconds, Field(description="Seconds to reach the gateway.")
+    ] = 5
+    gateway_first_timeout: Annotated[
+        Seconds, Field(description="Seconds until the first content of an answer.")
+    ] = 180
+    gateway_idle_timeout: Annotated[
+        Seconds, Field(description="Seconds without a byte once an answer has begun.")
+    ] = 120
+    gateway_total_timeout: Annotated[
+        Seconds, Field(description="Seconds for a whole answer.")
+    ] = 1800
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        files = [dotenv_values(file) for file in (ROOT / ".env", ROOT / ".env.postgres")]
+        environment = {name.upper(): value for name, value in os.environ.items()}
+        return (
+            init_settings,
+            _SecretFiles(settings_cls, environment),
+            env_settings,
+            _SecretFiles(settings_cls, {k: v for file in files for k, v in file.items() if v}),
+            dotenv_settings,
+        )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _refuse_wildcard(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in value:
+            raise ValueError("name each origin; * would open the API to every page")
+        return value
+
+    @field_validator("openclaw_url")
+    @classmethod
+    def _check_gateway_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http:// or https:// URL")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must have no credentials, query or fragment; use OPENCLAW_TOKEN")
+        return value.rstrip("/").removesuffix("/v1")
+
+    @field_validator("db_path", "project_db_dir")
+    @classmethod
+    def _from_root(cls, value: Path | None) -> Path | None:
+        return None if value is None else ROOT / value.expanduser()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_database_url(cls, values: Any) -> Any:
+        """Spread DATABASE_URL over DB_*, so that the rest of the code knows one form."""
+        url = values.get("database_url") if isinstance(values, dict) else None
+        if not url:
+            return values
+        parts = urlsplit(url.get_secret_value() if isinstance(url, SecretStr) else url)
+        if parts.scheme not in ("postgresql", "postgres") or not parts.path.strip("/"):
+            raise ValueError("DATABASE_URL: must be postgresql://user:password@host:port/name")
+        spread = {
+            "db_host": parts.hostname,
+            "db_port": parts.port,
+            "db_name": unquote(parts.path.strip("/")),
+            "db_user": unquote(parts.username or ""),
+            "db_password": unquote(parts.password or ""),
+            **dict(
+                ("db_sslmode", pair.split("=", 1)[1])
+                for pair in parts.query.split("&")
+                if pair.startswith("sslmode=")
+            ),
+        }
+        return {**values, **{name: value for name, value in spread.items() if value}}
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.db_pool_max < self.db_pool_min:
+            raise ValueError("DB_POOL_MAX: must not be smaller than DB_POOL_MIN")
+        if self.postgres and self.db_port in (*HTTP_PORTS, self.port):
+            raise ValueError(
+                f"DB_PORT: {self.db_port} is an HTTP port of this service, not PostgreSQL's "
+                "(usually 5432); the service's own port is PORT"
+            )
+        if self.app_env == "production":
+            self._check_production()
+        return self
+
+    def _check_production(self) -> None:
+        if self.openclaw_url is None:
+            raise ValueError("OPENCLAW_URL: production needs a gateway; the echo is for trying out")
+        for name, secret in (
+            ("DB_PASSWORD", self.db_password if self.postgres else None),
+            ("OPENCLAW_TOKEN", self.openclaw_token),
+        ):
+            if secret and secret.get_secret_value().lower() in WELL_KNOWN_PASSWORDS:
+                raise ValueError(f"{name}: is a published example; set a secret of your own")
+
+    @property
+    def postgres(self) -> bool:
+        """Whether the master database is on PostgreSQL."""
+        return self.backend_choice[0] == "postgresql"
+
+    @property
+    def backend_choice(self) -> tuple[Literal["postgresql", "sqlite"], str]:
+        """The database in use, with the reason for it."""
+        if self.use_postgres is not None:
+            choice: Literal["postgresql", "sqlite"] = (
+                "postgresql" if self.use_postgres else "sqlite"
+            )
+            return choice, f"USE_POSTGRES is {str(self.use_postgres).lower()}"
+        if self.database_url is not None:
+            return "postgresql", "DATABASE_URL is set"
+        if (ROOT / ".env.postgres").exists():
+            return "postgresql", ".env.postgres exists"
+        if "db_host" in self.model_fields_set:
+            return "postgresql", "DB_HOST is set"
+        return "sqlite", "nothing names a PostgreSQL"
+
+    @property
+    def project_databases(self) -> Path:
+        """The folder of the projects' SQLite databases."""
+        return self.project_db_dir or self.db_path.parent / "project_databases"
+
+    @property
+    def docs(self) -> bool:
+        """Whether /docs and /openapi.json are served."""
+        return self.app_env != "production" if self.expose_docs is None else self.expose_docs
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = []
+    for item in error.errors(include_input=False, include_url=False):
+        message = item["msg"].removeprefix("Value error, ")
+        name = str(item["loc"][0]).upper() if item["loc"] else ""
+        problems.append(f"{name}: {message}" if name else message)
+    return "; ".join(problems)
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process, read once.
+
+    Raises `BadSettings` with one line that names each bad variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise BadSettings(_one_line(error)) from error

@@ -1,0 +1,123 @@
+"""What happens between starting the process and serving requests, and at its end."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+import anyio.to_thread
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+import database_adapter
+from server.auth import limits
+from server.auth.passwords import Hashing
+from server.chat.echo import EchoGateway
+from server.chat.gateway import Gateway, HttpGateway
+from server.chat.generations import Generations
+from server.edge import StartupFailed
+from server.health.checks import Checks
+from server.logs import configure
+from server.projects import lifecycle
+from server.settings import Settings, get_settings
+from server.storage.contract import Busy, DatabaseError, Misconfigured, Unavailable
+from server.version import branch
+
+log = logging.getLogger("clawd.startup")
+
+RETRY_SECONDS = 1.0
+MEND_SECONDS = 60.0
+# More threads than this only fight over the interpreter and the pool.
+THREADS = 16
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open what the service needs, serve, and close it in the opposite order."""
+    settings = get_settings()
+    configure(settings.log_format, settings.log_level)
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    _check_branch(settings)
+    state = app.state
+    state.started, state.ready, state.not_ready_because = time.monotonic(), False, "starting"
+    state.hashing, state.checks = Hashing(), Checks()
+    state.generations = Generations(_gateway(settings), settings)
+    log.info("database chosen", extra=database_adapter.get_database_info())
+    if not await _prepare(app, first=True):
+        log.warning("the database is not there yet; trying on")
+    housekeeping = asyncio.create_task(_keep_house(app), name="housekeeping")
+    state.generations.open()
+    try:
+        yield
+    finally:
+        housekeeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await housekeeping
+        await state.generations.close()
+        await run_in_threadpool(database_adapter.close_pool)
+        log.info("stopped")
+
+
+def _gateway(settings: Settings) -> Gateway:
+    return HttpGateway(settings) if settings.openclaw_url else EchoGateway()
+
+
+def _check_branch(settings: Settings) -> None:
+    """Production runs what was reviewed: `main`."""
+    if settings.app_env != "production" or settings.port != 8002 or settings.allow_any_branch:
+        return
+    if branch() not in (None, "main"):
+        raise StartupFailed(
+            f"production on port 8002 runs only from branch main, this is {branch()}; "
+            "git checkout main, or set ALLOW_ANY_BRANCH=1"
+        )
+
+
+async def _prepare(app: FastAPI, *, first: bool = False) -> bool:
+    """Make or update the schema; False while the database is not there.
+
+    Raises `StartupFailed` for what waiting won't mend.
+    """
+    try:
+        await run_in_threadpool(database_adapter.init_schema)
+    except Misconfigured as error:
+        raise StartupFailed(str(error)) from error
+    except DatabaseError as error:
+        transient = isinstance(error, Busy) or get_settings().postgres
+        if not (transient and isinstance(error, Busy | Unavailable)):
+            raise StartupFailed(f"the database can't be used: {error}") from error
+        app.state.not_ready_because = _reason(error)
+        log.log(logging.WARNING if first else logging.DEBUG, "no database: %s", error)
+        return False
+    app.state.ready, app.state.not_ready_because = True, ""
+    log.info("ready")
+    return True
+
+
+def _reason(error: DatabaseError) -> str:
+    return "the database is busy" if isinstance(error, Busy) else "the database is unavailable"
+
+
+async def _keep_house(app: FastAPI) -> None:
+    """Wait for the database if it isn't there, then mend and tidy up from time to time."""
+    try:
+        while not app.state.ready:
+            await asyncio.sleep(RETRY_SECONDS)
+            await _prepare(app)
+    except StartupFailed as error:
+        # The server has come and will never take us: a process manager should know.
+        log.critical("can't start: %s", error)
+        logging.shutdown()
+        os._exit(3)
+    while True:
+        for chore in (lifecycle.mend, limits.forget_old):
+            try:
+                await run_in_threadpool(chore)
+            except DatabaseError as error:
+                log.warning("chore not done", extra={"chore": chore.__name__, "cause": str(error)})
+            except Exception:
+                log.exception("chore failed", extra={"chore": chore.__name__})
+        await asyncio.sleep(MEND_SECONDS)

@@ -1,0 +1,215 @@
+"""What a database must do for the service: `database_postgres` and `database` both do it."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypedDict
+
+Row = dict[str, Any]
+Params = Sequence[Any] | Mapping[str, Any]
+
+
+class DatabaseError(Exception):
+    """The database could not do what was asked."""
+
+
+class Unavailable(DatabaseError):
+    """The database is away, is starting, hangs or cut the connection."""
+
+
+class OutcomeUnknown(Unavailable):
+    """The connection broke during COMMIT: the change may or may not have been made."""
+
+
+class Busy(DatabaseError):
+    """The database is there but could not serve in time: no free connection, or a lock."""
+
+
+class StorageFull(DatabaseError):
+    """The disk under the database is full; nothing was changed."""
+
+
+class ReadOnly(DatabaseError):
+    """The database can be read but not written."""
+
+
+class Conflict(DatabaseError):
+    """A unique or foreign key refused the change."""
+
+
+class BadValue(DatabaseError):
+    """A value that the database can't take, such as a number out of range."""
+
+
+class Misconfigured(DatabaseError):
+    """The database will never work with these settings; the message says how to mend them."""
+
+
+class DatabaseExists(DatabaseError):
+    """A database of that name is already on the server."""
+
+
+class TemplateFailed(DatabaseError):
+    """The project type's SQL could not be applied; no database was left behind."""
+
+
+class Cursor(Protocol):
+    """The part of the DB API 2.0 cursor (PEP 249) that both databases share; rows are dicts."""
+
+    @property
+    def rowcount(self) -> int: ...
+    def execute(self, sql: str, params: Params = ..., /) -> object: ...
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
+    def __enter__(self) -> "Cursor": ...
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+class Connection(Protocol):
+    """A connection inside `get_db()` or `read_db()`."""
+
+    def cursor(self) -> Any: ...
+
+
+class ConnectionStatus(TypedDict, total=False):
+    """What `test_connection` finds; `reason` only when `status` is "error"."""
+
+    status: str
+    version: str
+    host: str
+    port: int
+    database: str
+    reason: str
+
+
+class DeletionResult(TypedDict, total=False):
+    """What `delete_project_database` did; `error` only when `success` is false."""
+
+    success: bool
+    database: str
+    error: str
+    warning: str
+
+
+class ProjectDatabase(TypedDict):
+    """A project's database as it is now: its name, bytes on disk and tables."""
+
+    name: str
+    backend: str
+    size_bytes: int
+    tables: list[str]
+
+
+class Database(Protocol):
+    """The functions of a database module.
+
+    SQL is written once, in psycopg2's style (`%s`, `%(name)s`, `%%`), in the dialect that
+    PostgreSQL 15 and SQLite 3.35 share. Every function raises only `DatabaseError` for trouble
+    with the database itself.
+    """
+
+    BACKEND: str
+
+    def get_db(self) -> AbstractContextManager[Connection]:
+        """A transaction: committed at the end of the block, rolled back when it raises."""
+        ...
+
+    def read_db(self) -> AbstractContextManager[Connection]:
+        """A connection for reading, one round trip a statement, without a transaction."""
+        ...
+
+    def transaction_lock(self, conn: Connection, name: str) -> None:
+        """Hold the lock `name` until the transaction of `conn` ends; others wait for it."""
+        ...
+
+    def init_schema(self) -> None:
+        """Bring the master database to this code's schema; safe from many processes at once.
+
+        Raises `Misconfigured` for a database that is newer than this code or was edited.
+        """
+        ...
+
+    def ping(self) -> None:
+        """Ask the master database for a sign of life within a second; raises if there is none."""
+        ...
+
+    def pool_stats(self) -> dict[str, int]:
+        """The pool's numbers: `size`, `in_use`, `idle`, `waiting`, `max`."""
+        ...
+
+    def test_connection(self) -> ConnectionStatus:
+        """Connect afresh; says what was found; never raises."""
+        ...
+
+    def close_pool(self) -> None:
+        """Close every connection; the next use opens new ones."""
+        ...
+
+    def is_master_database(self, db_name: str) -> bool:
+        """Whether the name is a master or maintenance database's, in any spelling."""
+        ...
+
+    def validate_project_database_deletion(
+        self, project_name: str, db_name: str
+    ) -> tuple[bool, str]:
+        """Whether the guard lets `db_name` be dropped for the project, with the reason."""
+        ...
+
+    def lock_project_database(self, db_name: str) -> AbstractContextManager[None]:
+        """Keep all other processes from creating or dropping the database meanwhile.
+
+        Raises `Busy` at once when another one is at it. A process that dies lets go.
+        """
+        ...
+
+    def create_project_database(
+        self, project_name: str, template_sql: str = "", project_id: int | None = None
+    ) -> str:
+        """Make `{name}_db` with the template's tables in it, all or nothing; returns its name.
+
+        Raises `names.Refused` for a protected name, `DatabaseExists`, `TemplateFailed`.
+        """
+        ...
+
+    def drop_project_database(self, db_name: str, project_id: int | None, force: bool) -> bool:
+        """Drop the database of the project; False when there was none.
+
+        Raises `names.Refused` whenever it is protected or not this project's, whatever `force`
+        says; and, unless forced, while others are connected to it.
+        """
+        ...
+
+    def delete_project_database(self, project_name: str, force: bool = False) -> DeletionResult:
+        """Drop the named project's database, within the guard; never raises for a refusal."""
+        ...
+
+    def describe_project_database(self, db_name: str) -> ProjectDatabase | None:
+        """The project's database, read from itself; None when it is missing."""
+        ...
+
+    def sweep_project_databases(self) -> list[str]:
+        """Remove what a creation that died left half made; returns the names."""
+        ...
+
+
+def fetch_all(conn: Connection, sql: str, params: Params = ()) -> list[Row]:
+    """Run a statement; its rows."""
+    with conn.cursor() as cursor:
+        cursor.execute(sql, params)
+        rows: list[Row] = cursor.fetchall()
+        return rows
+
+
+def fetch_one(conn: Connection, sql: str, params: Params = ()) -> Row | None:
+    """Run a statement; its first row, or None."""
+    with conn.cursor() as cursor:
+        cursor.execute(sql, params)
+        row: Row | None = cursor.fetchone()
+        return row
+
+
+def execute(conn: Connection, sql: str, params: Params = ()) -> int:
+    """Run a statement; the number of rows it changed."""
+    with conn.cursor() as cursor:
+        cursor.execute(sql, params)
+        changed: int = cursor.rowcount
+        return changed

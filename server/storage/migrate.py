@@ -1,0 +1,94 @@
+"""Applies the numbered files in schema/, each once, in order."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from server.storage.contract import Connection, Misconfigured, execute, fetch_all
+
+FOLDER = Path(__file__).resolve().parent.parent.parent / "schema"
+
+_TABLE = """
+    CREATE TABLE IF NOT EXISTS schema_migrations (
+        name TEXT PRIMARY KEY,
+        checksum TEXT NOT NULL,
+        applied_at TEXT NOT NULL
+    )
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One file of schema/."""
+
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the text, in hexadecimal."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def steps(backend: str, folder: Path = FOLDER) -> list[Step]:
+    """The files for this backend in order: `0001_x.sql`, or `0007_y.{backend}.sql`."""
+    found = []
+    for path in sorted(folder.glob("*.sql")):
+        name, _, only_for = path.stem.partition(".")
+        if only_for in ("", backend):
+            found.append(Step(name, path.read_text(encoding="utf-8")))
+    return found
+
+
+def pending(applied: Iterable[tuple[str, str]], known: list[Step]) -> list[Step]:
+    """The steps that are still to be applied.
+
+    Raises `Misconfigured` for a database that a newer version of the service has changed, or
+    whose applied steps differ from the files.
+    """
+    by_name = {step.name: step for step in known}
+    done = dict(applied)
+    newer = sorted(done.keys() - by_name.keys())
+    if newer:
+        raise Misconfigured(
+            f"the database's schema is newer than this version of the service: it has "
+            f"{newer[-1]}, the newest known here is {known[-1].name}; update the service"
+        )
+    for name, checksum in done.items():
+        if by_name[name].checksum != checksum:
+            raise Misconfigured(
+                f"schema/{name}.sql was edited after it had been applied to this database; "
+                "restore the file and put the change into a new one"
+            )
+    return [step for step in known if step.name not in done]
+
+
+def migrate(
+    transaction: Callable[[], AbstractContextManager[Connection]],
+    lock: Callable[[Connection], None],
+    run_script: Callable[[Connection, str], None],
+    known: list[Step],
+) -> list[str]:
+    """Apply what is pending, one transaction a step, while `lock` keeps others out.
+
+    Returns the names of the steps applied. A step that fails leaves nothing of itself.
+    """
+    names = []
+    while True:
+        with transaction() as conn:
+            lock(conn)
+            execute(conn, _TABLE)
+            rows = fetch_all(conn, "SELECT name, checksum FROM schema_migrations")
+            todo = pending(((row["name"], row["checksum"]) for row in rows), known)
+            if not todo:
+                return names
+            run_script(conn, todo[0].sql)
+            execute(
+                conn,
+                "INSERT INTO schema_migrations (name, checksum, applied_at) VALUES (%s, %s, %s)",
+                (todo[0].name, todo[0].checksum, datetime.now(UTC).isoformat()),
+            )
+            names.append(todo[0].name)
