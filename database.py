@@ -61,9 +61,7 @@ class _Cursor(sqlite3.Cursor):
         if not params:
             super().execute(sql)
         elif isinstance(params, Mapping):
-            super().execute(
-                _translate(sql), {name: _bind(value) for name, value in params.items()}
-            )
+            super().execute(_translate(sql), {name: _bind(value) for name, value in params.items()})
         else:
             super().execute(_translate(sql), [_bind(value) for value in params])
         return self
@@ -339,7 +337,7 @@ def lock_project_database(db_name: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The one before us may have removed the file between our open and our lock.
-            if not os.path.samestat(os.fstat(handle), os.stat(path)):
+            if not os.path.samestat(os.fstat(handle), path.stat()):
                 raise FileNotFoundError(path)
         except OSError as error:
             raise contract.Busy(f"database '{db_name}' is being created or deleted") from error

@@ -7,8 +7,6 @@ database of the import.
 from contextlib import AbstractContextManager
 from typing import Any
 
-import database
-import database_postgres
 from server.settings import get_settings
 from server.storage import contract, names
 from server.storage.contract import (
@@ -20,8 +18,14 @@ from server.storage.contract import (
 
 
 def current() -> contract.Database:
-    """The module that the settings choose."""
-    return database_postgres if get_settings().postgres else database
+    """The module that the settings choose; the other one is not even imported."""
+    if get_settings().postgres:
+        import database_postgres
+
+        return database_postgres
+    import database
+
+    return database
 
 
 def get_db() -> AbstractContextManager[Connection]:

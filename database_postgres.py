@@ -168,10 +168,8 @@ def _first_line(error: BaseException) -> str:
 
 def _hopeless(message: str, settings: Settings) -> str | None:
     """One line about a connection that will never work, with what mends it, or None."""
-    for words, mending in _HOPELESS:
-        if words in message:
-            break
-    else:
+    mending = next((cure for words, cure in _HOPELESS if words in message), None)
+    if mending is None:
         if f'database "{settings.db_name}" does not exist' in message:
             mending = (
                 f"createdb -h {settings.db_host} -p {settings.db_port} "
@@ -300,11 +298,15 @@ def init_schema() -> None:
     migrate.migrate(
         transaction,
         lambda conn: transaction_lock(conn, "clawd-backend schema"),
-        lambda conn, script: contract.execute(conn, script) and None,
+        _run_script,
         migrate.steps(BACKEND),
     )
     with _direct() as conn:
         _protect_master(conn)
+
+
+def _run_script(conn: contract.Connection, script: str) -> None:
+    contract.execute(conn, script)
 
 
 def _protect_master(conn: _Connection) -> None:
@@ -385,9 +387,7 @@ def lock_project_database(db_name: str) -> Iterator[None]:
 
 
 def _try_lock(conn: _Connection, name: str) -> bool:
-    row = contract.fetch_one(
-        conn, "SELECT pg_try_advisory_lock(%s) AS locked", (_lock_key(name),)
-    )
+    row = contract.fetch_one(conn, "SELECT pg_try_advisory_lock(%s) AS locked", (_lock_key(name),))
     return bool(row and row["locked"])
 
 

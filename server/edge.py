@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import errors
@@ -60,8 +61,11 @@ class Edge:
         async def send_short(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed":
                 reason.append(str(message.get("message", "")).strip().rpartition("\n")[2])
-                message = {**message, "message": reason[0].partition("StartupFailed: ")[2] or
-                           message.get("message", "")}
+                message = {
+                    **message,
+                    "message": reason[0].partition("StartupFailed: ")[2]
+                    or message.get("message", ""),
+                }
             await send(message)
 
         try:
@@ -126,7 +130,7 @@ class _Exchange:
 
     async def _reshape(self, headers: MutableHeaders) -> None:
         self.reshaped = True
-        problem = errors.from_http(errors.HTTPException(self.status))
+        problem = errors.from_http(HTTPException(self.status))
         response = errors.respond(problem)
         response.headers.update(
             {name: value for name, value in headers.items() if not name.startswith("content-")}

@@ -250,9 +250,7 @@ def from_database(error: contract.DatabaseError) -> Problem:
         case contract.Conflict():
             return Conflicting("This conflicts with what is stored.")
         case contract.DatabaseExists():
-            return Conflicting(
-                "A database of that name already exists.", code="database_exists"
-            )
+            return Conflicting("A database of that name already exists.", code="database_exists")
         case Refused():
             return Forbidden(error.reason, code="refused_by_guard", force_required=False)
         case _:
@@ -276,8 +274,8 @@ _BY_STATUS = {kind.status: kind for kind in (BadRequest, Unauthorized, NotFound,
 
 def from_http(error: HTTPException) -> Problem:
     """The same shape for what FastAPI and Starlette raise themselves."""
-    kind = _BY_STATUS.get(error.status_code)
-    if kind is not None:
+    problem: Problem
+    if kind := _BY_STATUS.get(error.status_code):
         problem = kind()
     else:
         problem = Problem(str(error.detail), code=_word(error.status_code))

@@ -4,7 +4,7 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -202,9 +202,9 @@ class Settings(BaseSettings):
     gateway_idle_timeout: Annotated[
         Seconds, Field(description="Seconds without a byte once an answer has begun.")
     ] = 120
-    gateway_total_timeout: Annotated[
-        Seconds, Field(description="Seconds for a whole answer.")
-    ] = 1800
+    gateway_total_timeout: Annotated[Seconds, Field(description="Seconds for a whole answer.")] = (
+        1800
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -272,11 +272,7 @@ class Settings(BaseSettings):
             "db_name": unquote(parts.path.strip("/")),
             "db_user": unquote(parts.username or ""),
             "db_password": unquote(parts.password or ""),
-            **dict(
-                ("db_sslmode", pair.split("=", 1)[1])
-                for pair in parts.query.split("&")
-                if pair.startswith("sslmode=")
-            ),
+            "db_sslmode": dict(parse_qsl(parts.query)).get("sslmode"),
         }
         return {**values, **{name: value for name, value in spread.items() if value}}
 

@@ -80,9 +80,7 @@ def _read_token(request: Request) -> str:
 def _caller(request: Request, _: Annotated[str | None, Security(_scheme)]) -> Caller:
     token_hash = hash_token(_read_token(request))
     with database_adapter.read_db() as conn:
-        row: dict[str, Any] | None = queries.find_user_by_token(
-            conn, token_hash, datetime.now(UTC)
-        )
+        row: dict[str, Any] | None = queries.find_user_by_token(conn, token_hash, datetime.now(UTC))
     if row is None:
         raise Unauthorized("The token is not valid or has expired.")
     request.state.user_id = row["id"]

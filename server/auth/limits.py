@@ -102,9 +102,7 @@ def end(attempt: int, *, failed: bool) -> None:
     """Say how a pending attempt ended: a failure counts from now on, a success never did."""
     with database_adapter.get_db() as conn:
         if failed:
-            execute(
-                conn, "UPDATE auth_attempts SET pending = %s WHERE id = %s", (False, attempt)
-            )
+            execute(conn, "UPDATE auth_attempts SET pending = %s WHERE id = %s", (False, attempt))
         else:
             execute(conn, "DELETE FROM auth_attempts WHERE id = %s", (attempt,))
 

@@ -54,9 +54,7 @@ def add_token(
     conn: Connection, user_id: int, token_hash: str, now: datetime, expires_at: datetime
 ) -> None:
     """Make a token valid; forget the user's expired ones."""
-    execute(
-        conn, "DELETE FROM auth_tokens WHERE user_id = %s AND expires_at <= %s", (user_id, now)
-    )
+    execute(conn, "DELETE FROM auth_tokens WHERE user_id = %s AND expires_at <= %s", (user_id, now))
     execute(
         conn,
         "INSERT INTO auth_tokens (token_hash, user_id, created_at, expires_at) "

@@ -61,7 +61,7 @@ class LoggedIn(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={
             "example": {
-                "user": User.model_config["json_schema_extra"]["example"],  # type: ignore[index,call-overload]
+                "user": User.model_config["json_schema_extra"]["example"],  # type: ignore[index]
                 "access_token": "clawd_5Zk0b3h1Q0mJr0Zr0a9M2c8m3v7y1d6s4f5g6h7j8k9",
                 "token_type": "bearer",
                 "expires_in": 604800,
@@ -71,7 +71,7 @@ class LoggedIn(BaseModel):
 
     user: User
     access_token: str
-    token_type: Literal["bearer"] = "bearer"
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105
     expires_in: int = Field(description="Seconds.")
 
 
@@ -97,9 +97,7 @@ async def signup(
     return await run_in_threadpool(_create_user, email, body.name, password_hash, settings)
 
 
-def _create_user(
-    email: str, name: str | None, password_hash: str, settings: Settings
-) -> LoggedIn:
+def _create_user(email: str, name: str | None, password_hash: str, settings: Settings) -> LoggedIn:
     now = datetime.now(UTC)
     with database_adapter.get_db() as conn:
         user = queries.create_user(conn, email, name, password_hash, now)

@@ -49,7 +49,7 @@ class Gateway(Protocol):
 
 
 class HttpGateway:
-    """A gateway behind a URL. Nothing that it says in an error is passed on: it may hold secrets."""
+    """A gateway behind a URL; what it says in an error may hold secrets and is not passed on."""
 
     kind = "openclaw"
 
@@ -65,9 +65,7 @@ class HttpGateway:
             base_url=settings.openclaw_url or "",
             headers=headers,
             # Our own deadlines watch over reading: httpx has none for the whole.
-            timeout=httpx.Timeout(
-                settings.gateway_connect_timeout, read=None, write=30, pool=10
-            ),
+            timeout=httpx.Timeout(settings.gateway_connect_timeout, read=None, write=30, pool=10),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=50),
             transport=transport,
             # Neither a proxy of the environment nor a redirect may lead the token elsewhere.
@@ -201,8 +199,8 @@ class _Stream:
 
 def clean(text: str) -> str:
     """Text that both databases can store: NUL and lone surrogates become U+FFFD."""
-    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode(
-        "utf-16", "replace"
+    return (
+        text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     )
 
 
@@ -244,10 +242,11 @@ def _take_usage(completion: dict[str, Any], sink: Sink) -> None:
     if not isinstance(usage, dict):
         return
     prompt, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if type(prompt) is not int or type(answer) is not int:
+        return
     # Zeros are what a gateway sends when its model didn't count.
-    if type(prompt) is int and type(answer) is int and prompt >= 0 and answer >= 0:
-        if (prompt or answer) and max(prompt, answer) < 2**53:
-            sink.set_usage(prompt, answer)
+    if min(prompt, answer) >= 0 and 0 < max(prompt, answer) < 2**53:
+        sink.set_usage(prompt, answer)
 
 
 def _check_status(response: httpx.Response) -> None:

@@ -175,9 +175,7 @@ class Generations:
         try:
             stored = await anyio.to_thread.run_sync(finish, limiter=self._limiter)
         except DatabaseError as failure:
-            log.error(
-                "answer not saved", extra={"message_id": message_id, "cause": str(failure)}
-            )
+            log.error("answer not saved", extra={"message_id": message_id, "cause": str(failure)})
             return
         log.info(
             "generation ended",

@@ -19,7 +19,9 @@ class Said:
     images: list[Image] = field(default_factory=list)
 
 
-def build(settings: Settings, session_key: str, said: list[Said], *, stream: bool) -> dict[str, Any]:
+def build(
+    settings: Settings, session_key: str, said: list[Said], *, stream: bool
+) -> dict[str, Any]:
     """The body of `POST /v1/chat/completions`.
 
     The gateway finds its memory of the conversation by `user`, whatever else is in the request.

@@ -80,9 +80,7 @@ _STREAM_EXAMPLE = (
 )
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {
-            "text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}
-        }
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}}
     },
     **problems(400, 401, 404, 413, 415, 422, 502, 504),
 }
@@ -93,9 +91,7 @@ def _generations(request: Request) -> Generations:
     return generations
 
 
-@router.post(
-    "/chat", response_model=ChatAnswer, responses=_RESPONSES, max_body_size=MAX_BODY_BYTES
-)
+@router.post("/chat", response_model=ChatAnswer, responses=_RESPONSES, max_body_size=MAX_BODY_BYTES)
 async def chat(
     body: ChatRequest,
     caller: CurrentCaller,

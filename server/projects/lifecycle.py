@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import database_adapter
 from server import audit
-from server.errors import Conflicting, Invalid, NotFound, Overloaded, Problem
+from server.errors import Conflicting, Invalid, NotFound, Problem
 from server.projects import queries
 from server.storage import names
 from server.storage.contract import (

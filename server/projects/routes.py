@@ -54,9 +54,7 @@ class Project(BaseModel):
 class NewProject(BaseModel):
     """A project to make; the name also names its database."""
 
-    name: Annotated[
-        Text, Field(description="Lower-cased; a-z, 0-9, - and _.", examples=["amazon"])
-    ]
+    name: Annotated[Text, Field(description="Lower-cased; a-z, 0-9, - and _.", examples=["amazon"])]
     description: Description | None = None
     project_type: Annotated[Text, Field(examples=["ecommerce"])] = "blank"
 

@@ -110,7 +110,5 @@ def touch(conn: Connection, user_id: int, session_id: int, now: datetime) -> Non
 def delete_session(conn: Connection, user_id: int, session_id: int) -> bool:
     """Delete the session with its messages; False when there is no such session."""
     return bool(
-        execute(
-            conn, "DELETE FROM sessions WHERE user_id = %s AND id = %s", (user_id, session_id)
-        )
+        execute(conn, "DELETE FROM sessions WHERE user_id = %s AND id = %s", (user_id, session_id))
     )

@@ -76,7 +76,7 @@ def migrate(
 
     Returns the names of the steps applied. A step that fails leaves nothing of itself.
     """
-    names = []
+    names: list[str] = []
     while True:
         with transaction() as conn:
             lock(conn)
