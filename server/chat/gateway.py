@@ -3,8 +3,9 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 import httpx
@@ -76,7 +77,7 @@ class HttpGateway:
     async def answer(self, body: dict[str, Any], sink: Sink) -> None:
         """Ask for a completion, streamed or whole as `body["stream"]` says."""
         async with self._deadlines() as patience, self._post(body) as response:
-            _check_status(response)
+            await _check_status(response)
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise _nonsense("compressed, though that was not asked for")
@@ -101,9 +102,12 @@ class HttpGateway:
         await self._client.aclose()
 
     def _headers(self, body: dict[str, Any]) -> dict[str, str]:
-        if self._settings.openclaw_session_header:
-            return {"x-openclaw-session-key": body["user"]}
-        return {}
+        if not self._settings.openclaw_session_header:
+            return {}
+        # The key under which the gateway files `user`: with another one old sessions would forget.
+        agent = re.fullmatch(r"(?:agent:|openclaw[/:])(\w+)", self.model)
+        name = agent[1] if agent and agent[1] != "default" else "main"
+        return {"x-openclaw-session-key": f"agent:{name}:openai-user:{body['user']}"}
 
     @asynccontextmanager
     async def _post(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
@@ -249,12 +253,18 @@ def _take_usage(completion: dict[str, Any], sink: Sink) -> None:
         sink.set_usage(prompt, answer)
 
 
-def _check_status(response: httpx.Response) -> None:
+async def _check_status(response: httpx.Response) -> None:
     status = response.status_code
     if status == 200:
         return
-    log.warning("gateway answered an error", extra={"gateway_status": status})
+    kind = await _error_type(response)
+    log.warning("gateway answered an error", extra={"gateway_status": status, "type": kind})
     match status:
+        case 401 if kind == "authentication_error":
+            log.error("the model provider refused the gateway's key")
+            raise GatewayFailed(
+                "The AI gateway was refused by its model provider.", code="gateway_provider_auth"
+            )
         case 401 | 403:
             log.error("the gateway refused the token: check OPENCLAW_TOKEN")
             raise GatewayFailed("The AI gateway refused the service.", code="gateway_auth")
@@ -270,6 +280,15 @@ def _check_status(response: httpx.Response) -> None:
             raise GatewayFailed("The AI gateway rejected the request.", code="gateway_rejected")
         case _:
             raise GatewayFailed()
+
+
+async def _error_type(response: httpx.Response) -> str:
+    """The word by which OpenAI's protocol names the kind of error, if there is one."""
+    with suppress(httpx.HTTPError, Problem):
+        error = _parse(await _body(response)).get("error")
+        if isinstance(error, dict):
+            return str(error.get("type"))[:100]
+    return ""
 
 
 def _retry_after(value: str) -> int:

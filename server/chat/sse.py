@@ -39,7 +39,7 @@ class Reader:
     def _line(self, line: str) -> str | None:
         if not line:
             data, self._data = self._data, []
-            return "\n".join(data) if data else None
+            return "\n".join(data) or None
         name, _, value = line.partition(":")
         if name == "data":
             self._data.append(value.removeprefix(" "))

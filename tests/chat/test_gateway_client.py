@@ -1,0 +1,160 @@
+"""The gateway's client by itself: every way httpx can fail, every header it sends."""
+
+import asyncio
+import inspect
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from server.chat.gateway import HttpGateway, clean
+from server.errors import Problem
+from server.settings import Settings
+from tests.gateway import GatewayStub
+
+HTTPX_ERRORS = sorted(
+    (
+        kind
+        for _, kind in inspect.getmembers(httpx, inspect.isclass)
+        if issubclass(kind, httpx.RequestError)
+    ),
+    key=lambda kind: kind.__name__,
+)
+
+
+class Sink:
+    """Collects an answer."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.usage: tuple[int, int] | None = None
+
+    def add_text(self, text: str) -> None:
+        self.text += text
+
+    def set_usage(self, prompt_tokens: int, completion_tokens: int) -> None:
+        self.usage = (prompt_tokens, completion_tokens)
+
+
+def ask(settings: Settings, body: dict[str, Any], transport: Any = None) -> Sink:
+    """One answer, in an event loop of its own."""
+
+    async def run() -> Sink:
+        gateway = HttpGateway(settings, transport)
+        sink = Sink()
+        try:
+            await gateway.answer(body, sink)
+        finally:
+            await gateway.close()
+        return sink
+
+    return asyncio.run(run())
+
+
+def response(completion: Any) -> httpx.Response:
+    """A gateway's answer that has not been read yet."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield json.dumps(completion).encode()
+
+    return httpx.Response(200, headers={"content-type": "application/json"}, content=pieces())
+
+
+@pytest.mark.parametrize("kind", HTTPX_ERRORS, ids=lambda kind: kind.__name__)
+def test_every_error_of_httpx_is_mapped(kind: type[httpx.RequestError]) -> None:
+    """Whatever httpx raises, the client hears 502, 503 or 504, never 500."""
+
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise kind("secret.internal:1234", request=request)
+
+    settings = Settings(openclaw_url="http://gateway.test")
+    with pytest.raises(Problem) as caught:
+        ask(settings, {"stream": False}, httpx.MockTransport(fail))
+    assert caught.value.status in {502, 503, 504}
+    assert "secret" not in json.dumps(caught.value.body())
+
+
+def test_total_timeout_ends_an_answer_that_drips(gateway: GatewayStub) -> None:
+    """httpx has no deadline for the whole: a gateway that keeps writing would never end."""
+    settings = Settings(
+        openclaw_url=gateway.url,
+        openclaw_token=SecretStr("token-of-the-gateway"),
+        gateway_total_timeout=1.0,
+        gateway_idle_timeout=0.5,
+    )
+    content = "[[gateway:answer tokens=100 delay=0.1]]"
+    body = {
+        "model": "agent:main",
+        "user": "adapter-session-total",
+        "messages": [{"role": "user", "content": content}],
+        "stream": True,
+    }
+    with pytest.raises(Problem) as caught:
+        ask(settings, body)
+    assert caught.value.status == 504
+
+
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        ("agent:main", "agent:main:openai-user:adapter-session-1"),
+        ("openclaw/helper", "agent:helper:openai-user:adapter-session-1"),
+        ("openclaw/default", "agent:main:openai-user:adapter-session-1"),
+        ("gpt-4o", "agent:main:openai-user:adapter-session-1"),
+    ],
+)
+def test_the_session_header(model: str, key: str) -> None:
+    """It names the session by the key under which `user` is filed, so that none is forgotten."""
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return response({"choices": [{"message": {"content": "yes"}}]})
+
+    settings = Settings(
+        openclaw_url="http://gateway.test/v1/", openclaw_model=model, openclaw_session_header=True
+    )
+    body = {"user": "adapter-session-1", "stream": False}
+    assert ask(settings, body, httpx.MockTransport(answer)).text == "yes"
+    assert seen[0].headers["x-openclaw-session-key"] == key
+    assert str(seen[0].url) == "http://gateway.test/v1/chat/completions"
+    assert seen[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        {},
+        {"choices": []},
+        {"choices": [{}]},
+        {"choices": [{"message": {"content": None}}]},
+        {"choices": "no"},
+        {"choices": [{"message": {"content": "x"}}], "error": {"message": "no", "type": "x"}},
+        [],
+        "text",
+    ],
+)
+def test_json_of_another_shape(completion: Any) -> None:
+    """200 is no proof: an answer without an answer in it is a failure."""
+    transport = httpx.MockTransport(lambda _: response(completion))
+    with pytest.raises(Problem) as caught:
+        ask(Settings(openclaw_url="http://gateway.test"), {"stream": False}, transport)
+    assert caught.value.status == 502
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("plain", "plain"),
+        ("a\0b", "a\ufffdb"),
+        ("half \ud83d", "half \ufffd"),
+        ("pair \ud83d\ude00", "pair \U0001f600"),
+        ("", ""),
+    ],
+)
+def test_clean(text: str, cleaned: str) -> None:
+    """Text that both databases can store."""
+    assert clean(text) == cleaned
