@@ -22,7 +22,6 @@ from server.storage.pool import Pool
 
 BACKEND = "sqlite"
 BUSY_SECONDS = 5.0
-MAX_CONNECTIONS = 20
 
 # The words of schema/ that SQLite spells differently.
 _SPELLINGS = {
@@ -48,9 +47,14 @@ def _translate(sql: str) -> str:
 
 
 def _bind(value: Any) -> Any:
-    """Times as text in UTC, in a spelling that sorts and that SQLite's own functions read."""
+    """Times as text in UTC, in a spelling that sorts and that SQLite's own functions read.
+
+    Text with a NUL is refused as PostgreSQL refuses it: such a row could never move there.
+    """
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(sep=" ", timespec="microseconds")
+    if isinstance(value, str) and "\0" in value:
+        raise contract.BadValue("text can't contain a NUL")
     return value
 
 
@@ -58,12 +62,16 @@ class _Cursor(sqlite3.Cursor):
     """A cursor that takes psycopg2's placeholders and can stand in a `with`."""
 
     def execute(self, sql: str, params: Any = None, /) -> "_Cursor":
-        if not params:
-            super().execute(sql)
-        elif isinstance(params, Mapping):
-            super().execute(_translate(sql), {name: _bind(value) for name, value in params.items()})
-        else:
-            super().execute(_translate(sql), [_bind(value) for value in params])
+        try:
+            if not params:
+                super().execute(sql)
+            elif isinstance(params, Mapping):
+                values = {name: _bind(value) for name, value in params.items()}
+                super().execute(_translate(sql), values)
+            else:
+                super().execute(_translate(sql), [_bind(value) for value in params])
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise contract.BadValue(str(error)) from error
         return self
 
     def __enter__(self) -> "_Cursor":
@@ -74,6 +82,8 @@ class _Cursor(sqlite3.Cursor):
 
 
 class _Connection(sqlite3.Connection):
+    file: os.stat_result
+
     def cursor(self, factory: Any = _Cursor) -> Any:
         return super().cursor(factory)
 
@@ -82,11 +92,11 @@ def _as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
     return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
 
 
-def _open(path: Path, mode: str) -> _Connection:
+def _open(path: Path, mode: str, patience: float = BUSY_SECONDS) -> _Connection:
     conn = sqlite3.connect(
         f"{path.as_uri()}?mode={mode}",
         uri=True,
-        timeout=BUSY_SECONDS,
+        timeout=patience,
         isolation_level=None,
         check_same_thread=False,
         factory=_Connection,
@@ -105,15 +115,27 @@ def _errors() -> Iterator[None]:
     """Turn the driver's errors into the contract's."""
     try:
         yield
-    except sqlite3.IntegrityError as error:
-        raise contract.Conflict(str(error)) from error
-    except (OverflowError, sqlite3.DataError) as error:
-        raise contract.BadValue(str(error)) from error
     except sqlite3.DatabaseError as error:
-        kind = _KINDS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        kind = _kind(error)
         if kind is None:
             raise
         raise kind(str(error)) from error
+
+
+def _kind(error: sqlite3.DatabaseError) -> type[contract.DatabaseError] | None:
+    if isinstance(error, sqlite3.DataError):
+        return contract.BadValue
+    if getattr(error, "sqlite_errorcode", 0) in _CONFLICT:
+        return contract.Conflict
+    if str(error).startswith("no such table"):
+        # The schema is being made, or the file was replaced by an empty one.
+        return contract.Unavailable
+    return _trouble(error)
+
+
+def _trouble(error: sqlite3.DatabaseError) -> type[contract.DatabaseError] | None:
+    """Of which kind the error is when it comes from the file, not from the statement."""
+    return _KINDS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
 
 
 @contextmanager
@@ -127,6 +149,12 @@ def _file_errors(doing: str) -> Iterator[None]:
         raise kind(f"can't {doing}: {error.strerror}") from error
 
 
+_CONFLICT = (
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+    sqlite3.SQLITE_CONSTRAINT_ROWID,
+    sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY,
+)
 _KINDS: dict[int, type[contract.DatabaseError]] = {
     sqlite3.SQLITE_BUSY: contract.Busy,
     sqlite3.SQLITE_LOCKED: contract.Busy,
@@ -145,15 +173,16 @@ class _Master:
 
     def __init__(self, settings: Settings) -> None:
         self.path = settings.db_path
+        self.patience = settings.db_pool_wait
         self.writing = threading.Lock()
         self.seen = False
         self.pool = Pool(
             self._connect,
-            usable=lambda conn: True,
+            usable=self._is_current,
             close=lambda conn: conn.close(),
             minimum=1,
-            maximum=MAX_CONNECTIONS,
-            wait=BUSY_SECONDS,
+            maximum=settings.db_pool_max,
+            wait=self.patience,
         )
 
     def _connect(self) -> _Connection:
@@ -161,9 +190,16 @@ class _Master:
         if not self.seen and not self.path.exists():
             # Password hashes lie in it: for nobody else's eyes.
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        conn = _open(self.path, "rw")
+        conn = _open(self.path, "rw", self.patience)
+        conn.file = self.path.stat()
         self.seen = True
         return conn
+
+    def _is_current(self, conn: _Connection) -> bool:
+        """A file that was moved away or replaced would take writes that nobody finds again."""
+        with suppress(OSError):
+            return os.path.samestat(conn.file, self.path.stat())
+        return False
 
 
 _master: _Master | None = None
@@ -182,14 +218,15 @@ def _opened() -> _Master:
 def get_db() -> Iterator[contract.Connection]:
     """A transaction that may write: `BEGIN IMMEDIATE`, one at a time."""
     master = _opened()
-    if not master.writing.acquire(timeout=BUSY_SECONDS):
-        raise contract.Busy(f"the database was being written for {BUSY_SECONDS:g} s")
+    if not master.writing.acquire(timeout=master.patience):
+        raise contract.Busy(f"the database was being written for {master.patience:g} s")
     try:
         with _errors(), _lent(master) as conn:
             conn.execute("BEGIN IMMEDIATE")
             yield conn
-            if conn.in_transaction:
-                conn.execute("COMMIT")
+            if not conn.in_transaction:
+                raise contract.DatabaseError(contract.ROLLED_BACK)
+            conn.execute("COMMIT")
     finally:
         master.writing.release()
 
@@ -306,9 +343,12 @@ def _path(db_name: str) -> Path:
 
 def _leads_to(path: Path, target: Path) -> bool:
     """Whether both are one file, through links, `..` and case."""
-    with suppress(OSError):
+    try:
         return path.samefile(target)
-    return path.resolve() == target.resolve()
+    except UnicodeEncodeError:
+        return False
+    except OSError:
+        return os.path.realpath(path) == os.path.realpath(target)
 
 
 def _check_path(path: Path) -> None:
@@ -321,7 +361,7 @@ def _check_path(path: Path) -> None:
             "Master database is protected from deletion.",
             hard=True,
         )
-    if path.is_symlink() or path.resolve().parent != folder:
+    if path.is_symlink() or path.parent.resolve() != folder:
         raise names.Refused(f"'{path.name}' is outside the folder of project databases.", hard=True)
 
 
@@ -376,8 +416,8 @@ def _fill(path: Path, template_sql: str) -> None:
         conn.execute("BEGIN IMMEDIATE")
         try:
             _run_script(conn, template_sql)
-        except (sqlite3.OperationalError, sqlite3.IntegrityError) as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _KINDS:
+        except sqlite3.DatabaseError as error:
+            if _trouble(error):
                 raise
             raise contract.TemplateFailed(str(error)) from error
         conn.execute("COMMIT")
@@ -415,7 +455,7 @@ def _in_use(path: Path) -> bool:
             conn.execute("PRAGMA locking_mode = EXCLUSIVE")
             conn.execute("BEGIN EXCLUSIVE")
         except sqlite3.DatabaseError as error:
-            return _KINDS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF) is contract.Busy
+            return _trouble(error) is contract.Busy
     return False
 
 

@@ -39,6 +39,17 @@ class _Connection(psycopg2.extensions.connection):
     patience = CONNECT_SECONDS
 
 
+class _Cursor(RealDictCursor):
+    """A cursor that takes a statement without parameters as it stands, percent signs too."""
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        try:
+            super().execute(query, vars or None)
+        except ValueError as error:
+            # psycopg2 itself refuses a NUL, and text that is not Unicode.
+            raise contract.BadValue(str(error)) from error
+
+
 def _wait(conn: Any) -> None:
     """psycopg2's wait callback: `select`, with the connection's deadline."""
     deadline = time.monotonic() + getattr(conn, "patience", CONNECT_SECONDS)
@@ -66,7 +77,7 @@ def _connect(settings: Settings, dbname: str, patience: float) -> _Connection:
             application_name="clawd-backend",
             client_encoding="UTF8",
             connection_factory=_Connection,
-            cursor_factory=RealDictCursor,
+            cursor_factory=_Cursor,
         )
         try:
             conn.patience = patience + GRACE_SECONDS
@@ -99,6 +110,9 @@ _HOPELESS = (
     ("no pg_hba.conf entry", "allow this host, role and database in pg_hba.conf"),
     ("server does not support SSL", "set DB_SSLMODE to what the server offers"),
     ("is not permitted to log in", "ALTER ROLE ... LOGIN"),
+    ("certificate verify failed", "give libpq the authority's certificate (PGSSLROOTCERT)"),
+    ("root certificate file", "give libpq the authority's certificate (PGSSLROOTCERT)"),
+    ("does not match host name", "set DB_HOST to the name in the server's certificate"),
 )
 _AWAY = (
     errorcodes.CLASS_CONNECTION_EXCEPTION,
@@ -137,8 +151,6 @@ def _errors(settings: Settings | None = None) -> Iterator[None]:
         if kind is None:
             raise
         raise kind(_first_line(error)) from error
-    except (OverflowError, UnicodeEncodeError) as error:
-        raise contract.BadValue(str(error)) from error
 
 
 def _kind(error: psycopg2.Error) -> type[contract.DatabaseError] | None:
@@ -146,7 +158,7 @@ def _kind(error: psycopg2.Error) -> type[contract.DatabaseError] | None:
     if not code:
         lost = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
         message = str(error)
-        if "too many clients" in message or "remaining connection slots" in message:
+        if "too many c" in message or "remaining connection slots" in message:
             return contract.Busy
         return contract.Unavailable if lost else None
     if code.startswith(_AWAY):
@@ -175,7 +187,7 @@ def _hopeless(message: str, settings: Settings) -> str | None:
                 f"createdb -h {settings.db_host} -p {settings.db_port} "
                 f"-O {settings.db_user} {settings.db_name}"
             )
-        elif "does not exist" in message and "role" in message:
+        elif f'role "{settings.db_user}" does not exist' in message:
             mending = f"CREATE ROLE {settings.db_user} LOGIN CREATEDB PASSWORD '...'"
         else:
             return None
@@ -226,6 +238,9 @@ def get_db() -> Iterator[contract.Connection]:
     with _errors(), _lent(_opened()) as conn:
         conn.autocommit = False
         yield conn
+        if conn.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_INERROR:
+            # COMMIT would roll back and not say so.
+            raise contract.DatabaseError(contract.ROLLED_BACK)
         try:
             conn.commit()
         except (psycopg2.OperationalError, contract.Unavailable) as error:
@@ -329,9 +344,11 @@ def ping() -> None:
     """One round trip to the server."""
     with _errors(), _lent(_opened(), wait=PING_SECONDS / 2) as conn:
         patience, conn.patience = conn.patience, PING_SECONDS / 2
-        conn.autocommit = True
-        contract.fetch_one(conn, "SELECT count(*) FROM schema_migrations")
-        conn.patience = patience
+        try:
+            conn.autocommit = True
+            contract.fetch_one(conn, "SELECT count(*) FROM schema_migrations")
+        finally:
+            conn.patience = patience
 
 
 def pool_stats() -> dict[str, int]:
@@ -432,7 +449,9 @@ def create_project_database(
         except BaseException as error:
             with suppress(psycopg2.Error, contract.DatabaseError):
                 _ddl(conn, "DROP DATABASE IF EXISTS {} WITH (FORCE)", half_made)
-            if isinstance(error, psycopg2.errors.DuplicateDatabase):
+            if isinstance(
+                error, psycopg2.errors.DuplicateDatabase | psycopg2.errors.UniqueViolation
+            ):
                 raise contract.DatabaseExists(f"database '{db_name}' already exists") from error
             raise
     return db_name
@@ -480,7 +499,9 @@ def drop_project_database(db_name: str, project_id: int | None, force: bool) -> 
         row = contract.fetch_one(
             conn,
             "SELECT shobj_description(oid, 'pg_database') AS comment, "
-            "(SELECT count(*) FROM pg_stat_activity WHERE datname = %(name)s) AS others "
+            "(SELECT count(*) FROM pg_stat_activity "
+            # Autovacuum has no user, and makes way by itself.
+            "WHERE datname = %(name)s AND usesysid IS NOT NULL) AS others "
             "FROM pg_database WHERE datname = %(name)s",
             {"name": db_name},
         )

@@ -1,5 +1,7 @@
 """Runs the service as the settings say: `python -m server`."""
 
+import argparse
+import logging
 import sys
 
 import uvicorn
@@ -11,11 +13,18 @@ from server.settings import BadSettings, get_settings
 
 def main() -> None:
     """Say which database is used and why, then serve on HOST:PORT."""
+    parser = argparse.ArgumentParser(
+        prog="clawd-backend", description="Serves on HOST:PORT, as docs/configuration.md says."
+    )
+    parser.add_argument("--reload", action="store_true", help="start again when a file changes")
+    reload = parser.parse_args().reload
     try:
         settings = get_settings()
     except BadSettings as error:
         sys.exit(f"clawd-backend can't start: {error}")
     configure(settings.log_format, settings.log_level)
+    # Of every write to the database it would say that a file has changed.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     print(_database(), file=sys.stderr)
     uvicorn.run(
         "app:app",
@@ -24,7 +33,7 @@ def main() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        reload="--reload" in sys.argv[1:],
+        reload=reload,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies or None,
         timeout_graceful_shutdown=int(settings.shutdown_grace),

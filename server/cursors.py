@@ -9,7 +9,10 @@ from datetime import datetime
 from server.errors import Invalid
 from server.fields import MAX_ID
 
-_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,6})?(\+00:00|Z)?", re.ASCII)
+# SQLite keeps whatever spelling others inserted; PostgreSQL knows no offset beyond 15:59.
+_INSTANT = re.compile(
+    r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,6})?([+-](0\d|1[0-4]):[0-5]\d|Z)?", re.ASCII
+)
 
 
 def encode(*key: int | str | datetime) -> str:

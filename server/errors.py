@@ -20,6 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from server.logs import request_id
 from server.storage import contract
@@ -310,8 +311,23 @@ def respond(problem: Problem) -> JSONResponse:
     )
 
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the path: Starlette names those of the first route that fits."""
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    return ", ".join(
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    )
+
+
 async def _handle(request: Request, error: Exception) -> JSONResponse:
     problem = to_problem(error)
+    if problem.status == 405:
+        problem.headers["Allow"] = _allowed(request)
     if problem.status >= 500:
         cause = f"{type(error).__name__}: {error}"
         bug = error if problem.status == 500 else None

@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+FILES = (ROOT / ".env", ROOT / ".env.postgres")  # the later one wins
 HTTP_PORTS = (8001, 8002)
 SECRETS = ("database_url", "db_password", "openclaw_token")
 # Passwords that stand in published examples, ours and other people's.
@@ -43,7 +44,8 @@ WELL_KNOWN_PASSWORDS = frozenset(
 )
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+_DATABASE_URL = "DATABASE_URL: must be postgresql://user:password@host:port/name"
 
 
 class BadSettings(Exception):
@@ -88,7 +90,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_file=(ROOT / ".env", ROOT / ".env.postgres"),
+        env_file=FILES,
         env_file_encoding="utf-8",
         env_ignore_empty=True,
         extra="ignore",
@@ -215,7 +217,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        files = [dotenv_values(file) for file in (ROOT / ".env", ROOT / ".env.postgres")]
+        files = [dotenv_values(file) for file in FILES]
         environment = {name.upper(): value for name, value in os.environ.items()}
         return (
             init_settings,
@@ -263,17 +265,26 @@ class Settings(BaseSettings):
         url = values.get("database_url") if isinstance(values, dict) else None
         if not url:
             return values
-        parts = urlsplit(url.get_secret_value() if isinstance(url, SecretStr) else url)
+        try:
+            parts = urlsplit(url.get_secret_value() if isinstance(url, SecretStr) else url)
+            port = parts.port
+        except ValueError:
+            # Python's message would show a piece of the password.
+            raise ValueError(_DATABASE_URL) from None
         if parts.scheme not in ("postgresql", "postgres") or not parts.path.strip("/"):
-            raise ValueError("DATABASE_URL: must be postgresql://user:password@host:port/name")
+            raise ValueError(_DATABASE_URL)
         spread = {
             "db_host": parts.hostname,
-            "db_port": parts.port,
+            "db_port": port,
             "db_name": unquote(parts.path.strip("/")),
             "db_user": unquote(parts.username or ""),
             "db_password": unquote(parts.password or ""),
             "db_sslmode": dict(parse_qsl(parts.query)).get("sslmode"),
         }
+        environment = {name.upper() for name, value in os.environ.items() if value}
+        if environment.isdisjoint({"DATABASE_URL", "DATABASE_URL_FILE"}):
+            # The URL stands in a file: what the environment says of its parts goes before it.
+            spread = {name: v for name, v in spread.items() if name.upper() not in environment}
         return {**values, **{name: value for name, value in spread.items() if value}}
 
     @model_validator(mode="after")
@@ -346,6 +357,11 @@ def get_settings() -> Settings:
 
     Raises `BadSettings` with one line that names each bad variable.
     """
+    for file in FILES:
+        try:
+            dotenv_values(file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadSettings(f"{file.name}: can't read it: {error}") from error
     try:
         return Settings()
     except ValidationError as error:

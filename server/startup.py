@@ -92,9 +92,22 @@ async def _prepare(app: FastAPI, *, first: bool = False) -> bool:
         app.state.not_ready_because = _reason(error)
         log.log(logging.WARNING if first else logging.DEBUG, "no database: %s", error)
         return False
+    except Exception as error:
+        # Such as a role that may not make tables, also of a server that comes later.
+        log.exception("the tables can't be made")
+        reason = str(error).strip().partition("\n")[0]
+        raise StartupFailed(
+            f"the tables can't be made in {_place()}: {reason}; "
+            "docs/deployment.md says what the role needs"
+        ) from error
     app.state.ready, app.state.not_ready_because = True, ""
     log.info("ready")
     return True
+
+
+def _place() -> str:
+    info = database_adapter.get_database_info()
+    return info.get("path") or "{host}:{port}, database {database}".format(**info)
 
 
 def _reason(error: DatabaseError) -> str:

@@ -25,7 +25,8 @@ def _git(*arguments: str) -> str | None:
         return None
     try:
         done = subprocess.run(  # noqa: S603  (fixed arguments)
-            ["git", "-C", str(ROOT), *arguments],  # noqa: S607
+            # The checkout may belong to another user than the one who runs the service.
+            ["git", "-c", "safe.directory=*", "-C", str(ROOT), *arguments],  # noqa: S607
             capture_output=True,
             text=True,
             timeout=5,

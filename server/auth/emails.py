@@ -13,13 +13,28 @@ def normalize(address: str) -> str:
     Letters beyond ASCII are lower-cased here, since the databases' own `lower` disagree on them;
     ASCII letters stay as the user wrote them. Idempotent. Raises `Invalid`.
     """
+    spelling = _spell(address)
+    # NFKC can bring in an @, dots or blanks: such a spelling is no address, or another one.
+    if _spell(spelling) != spelling:
+        raise _refusal("The email address contains characters that stand for others.")
+    return spelling
+
+
+def _spell(address: str) -> str:
     try:
-        checked = validate_email(address.strip(), check_deliverability=False)
+        # Companies have names of their own inside, such as .local and .internal.
+        checked = validate_email(
+            address.strip(), check_deliverability=False, globally_deliverable=False
+        )
     except EmailNotValidError as error:
-        raise Invalid(f"email: {error}", loc=("body", "email"), code="bad_email") from None
+        raise _refusal(str(error)) from None
     local = unicodedata.normalize("NFKC", checked.local_part)
     local = "".join(c if c.isascii() else c.lower() for c in local)
     return f"{unicodedata.normalize('NFKC', local)}@{checked.ascii_domain or checked.domain}"
+
+
+def _refusal(reason: str) -> Invalid:
+    return Invalid(f"email: {reason}", loc=("body", "email"), code="bad_email")
 
 
 def account_key(address: str) -> str:

@@ -83,7 +83,8 @@ def _common() -> frozenset[str]:
 def check_new(password: str, email: str, *, refuse_common: bool) -> None:
     """Raise `Invalid` for a password that may not be set."""
     normal = _normalize(password)
-    if len(normal) < MIN_CHARACTERS:
+    # NFKC makes one letter of a letter and its accents, and eighteen of U+FDFA.
+    if min(len(password), len(normal)) < MIN_CHARACTERS:
         raise _refusal(f"must have at least {MIN_CHARACTERS} characters")
     if len(normal.encode()) > MAX_BYTES:
         raise _refusal(f"must have at most {MAX_BYTES} bytes")

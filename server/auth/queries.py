@@ -32,21 +32,22 @@ def find_account(conn: Connection, account_key: str) -> Row | None:
     )
 
 
-def update_user(
-    conn: Connection, user_id: int, name: str | None, password_hash: str | None, now: datetime
-) -> Row | None:
-    """Change what isn't None; the user afterwards."""
-    return fetch_one(
+def find_user(conn: Connection, user_id: int) -> Row | None:
+    """The user with this id."""
+    return fetch_one(conn, f"SELECT {USER} FROM users WHERE id = %s", (user_id,))
+
+
+def set_name(conn: Connection, user_id: int, name: str | None, now: datetime) -> None:
+    """Rename the user; None takes the name away."""
+    execute(conn, "UPDATE users SET name = %s, updated_at = %s WHERE id = %s", (name, now, user_id))
+
+
+def set_password_hash(conn: Connection, user_id: int, password_hash: str, now: datetime) -> None:
+    """Make another password the user's."""
+    execute(
         conn,
-        f"""
-        UPDATE users SET
-            name = coalesce(%(name)s, name),
-            password_hash = coalesce(%(password_hash)s, password_hash),
-            updated_at = %(now)s
-        WHERE id = %(user_id)s
-        RETURNING {USER}
-        """,
-        {"user_id": user_id, "name": name, "password_hash": password_hash, "now": now},
+        "UPDATE users SET password_hash = %s, updated_at = %s WHERE id = %s",
+        (password_hash, now, user_id),
     )
 
 

@@ -208,7 +208,7 @@ def _log_in(user: Row, new_hash: str | None, settings: Settings) -> LoggedIn:
     now = datetime.now(UTC)
     with database_adapter.get_db() as conn:
         if new_hash is not None:
-            queries.update_user(conn, user["id"], None, new_hash, now)
+            queries.set_password_hash(conn, user["id"], new_hash, now)
         return _add_token(conn, user, now, settings)
 
 
@@ -248,14 +248,18 @@ async def change_me(
             body.password, caller.user.email, refuse_common=settings.app_env == "production"
         )
         password_hash = await hashing.hash(body.password)
-    return await run_in_threadpool(_change, caller, body.name, password_hash)
+    return await run_in_threadpool(_change, caller, body, password_hash)
 
 
-def _change(caller: CurrentCaller, name: str | None, password_hash: str | None) -> User:
+def _change(caller: CurrentCaller, changes: Changes, password_hash: str | None) -> User:
+    now = datetime.now(UTC)
     with database_adapter.get_db() as conn:
-        user = queries.update_user(conn, caller.id, name, password_hash, datetime.now(UTC))
-        if user is None:
-            raise Unauthorized()
+        if "name" in changes.model_fields_set:
+            queries.set_name(conn, caller.id, changes.name, now)
         if password_hash is not None:
+            queries.set_password_hash(conn, caller.id, password_hash, now)
             queries.delete_other_tokens(conn, caller.id, caller.token_hash)
+        user = queries.find_user(conn, caller.id)
+    if user is None:
+        raise Unauthorized()
     return User.model_validate(user)

@@ -52,7 +52,8 @@ def _answer(body: BaseModel, *, ok: bool) -> JSONResponse:
     return JSONResponse(body.model_dump(mode="json"), 200 if ok else 503, headers=headers)
 
 
-@router.api_route("/health", methods=["GET", "HEAD"], response_model=Health, responses=_ALL_DOWN)
+@router.head("/health", include_in_schema=False)
+@router.get("/health", response_model=Health, responses=_ALL_DOWN)
 async def health(request: Request, checks: CurrentChecks) -> JSONResponse:
     """The whole service; 503 when the database is away."""
     state = request.app.state

@@ -22,8 +22,15 @@ def find_image(conn: Connection, user_id: int, image_id: int) -> Row | None:
     """One of the user's images, with its bytes."""
     return fetch_one(
         conn,
-        "SELECT media_type, data FROM images WHERE user_id = %s AND id = %s",
-        (user_id, image_id),
+        """
+        SELECT images.media_type, images.data
+        FROM images
+        JOIN messages ON messages.id = images.message_id AND messages.user_id = %(user_id)s
+        JOIN sessions ON sessions.id = messages.session_id AND sessions.user_id = %(user_id)s
+        JOIN projects ON projects.id = sessions.project_id AND projects.status = 'active'
+        WHERE images.user_id = %(user_id)s AND images.id = %(image_id)s
+        """,
+        {"user_id": user_id, "image_id": image_id},
     )
 
 

@@ -8,6 +8,9 @@ Row = dict[str, Any]
 Params = Sequence[Any] | Mapping[str, Any]
 
 
+ROLLED_BACK = "a failed statement had ended the transaction: nothing was stored"
+
+
 class DatabaseError(Exception):
     """The database could not do what was asked."""
 

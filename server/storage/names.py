@@ -71,10 +71,8 @@ def check_deletion(project_name: str, db_name: str, master: str) -> Refused | No
     """Why the database may not be dropped for this project, or None."""
     expected = database_name(project_name)
     refusal = find_refusal(db_name, master)
-    if refusal is not None and is_protected(db_name, master):
+    if db_name == expected or is_protected(db_name, master):
         return refusal
-    if db_name == expected and refusal is None:
-        return None
     return Refused(
         f"Database name '{db_name}' doesn't match expected pattern '{expected}' "
         f"for project '{project_name}'",
