@@ -1,5 +1,6 @@
 """Runs the service as the settings say: `python -m server`."""
 
+import signal
 import sys
 
 import uvicorn
@@ -17,6 +18,8 @@ def main() -> None:
         sys.exit(f"clawd-backend can't start: {error}")
     configure(settings.log_format, settings.log_level)
     print(_database(), file=sys.stderr)
+    # uvicorn raises the signal again when it has shut down in order: that is a success.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         "app:app",
         host=settings.host,
@@ -27,7 +30,8 @@ def main() -> None:
         reload="--reload" in sys.argv[1:],
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies or None,
-        timeout_graceful_shutdown=int(settings.shutdown_grace),
+        # Answers end by themselves after the grace; this is for what doesn't.
+        timeout_graceful_shutdown=int(settings.shutdown_grace) + 5,
     )
 
 
