@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 
 import uvicorn
@@ -26,6 +27,8 @@ def main() -> None:
     # Of every write to the database it would say that a file has changed.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     print(_database(), file=sys.stderr)
+    # uvicorn raises the signal again when it has shut down in order: that is a success.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         "app:app",
         host=settings.host,
@@ -36,7 +39,8 @@ def main() -> None:
         reload=reload,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies or None,
-        timeout_graceful_shutdown=int(settings.shutdown_grace),
+        # Answers end by themselves after the grace; this is for what doesn't.
+        timeout_graceful_shutdown=int(settings.shutdown_grace) + 5,
     )
 
 

@@ -18,7 +18,7 @@ MAX_ID = 2**63 - 1
 T = TypeVar("T")
 
 
-def _canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:
     """Only digits as a computer writes them: Python's `int` takes `+1`, `01` and `1_0` too."""
     if isinstance(value, str) and not re.fullmatch(r"0|[1-9][0-9]{0,18}", value, re.ASCII):
         raise ValueError("must be a whole number in plain digits")
@@ -43,9 +43,9 @@ def utc(value: datetime) -> datetime:
 
 Text = Annotated[str, AfterValidator(_storable)]
 BodyId = Annotated[int, Field(ge=1, le=MAX_ID, strict=True)]
-PathId = Annotated[int, BeforeValidator(_canonical), Path(ge=1, le=MAX_ID, examples=[1])]
+PathId = Annotated[int, BeforeValidator(canonical), Path(ge=1, le=MAX_ID, examples=[1])]
 Limit = Annotated[
-    int, BeforeValidator(_canonical), Query(ge=1, le=200, description="Most items in the answer.")
+    int, BeforeValidator(canonical), Query(ge=1, le=200, description="Most items in the answer.")
 ]
 Cursor = Annotated[
     str | None,

@@ -3,9 +3,12 @@
 import asyncio
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from types import FrameType
 
 import anyio
 import anyio.to_thread
@@ -17,7 +20,8 @@ from server.auth import limits
 from server.auth.passwords import Hashing
 from server.chat.echo import EchoGateway
 from server.chat.gateway import Gateway, HttpGateway
-from server.chat.generations import Generations
+from server.chat.service import Chat
+from server.chat.turns import forget_keys
 from server.edge import StartupFailed
 from server.health.checks import Checks
 from server.logs import configure
@@ -44,21 +48,46 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     state.started, state.ready, state.not_ready_because = time.monotonic(), False, "starting"
     state.hashing, state.checks = Hashing(), Checks()
-    state.generations = Generations(_gateway(settings), settings)
+    state.chat = Chat(_gateway(settings), settings)
     log.info("database chosen", extra=database_adapter.get_database_info())
     if not await _prepare(app, first=True):
         log.warning("the database is not there yet; trying on")
     housekeeping = asyncio.create_task(_keep_house(app), name="housekeeping")
-    state.generations.open()
+    state.chat.generations.open()
+    _drain_on_sigterm(app, settings)
     try:
         yield
     finally:
         housekeeping.cancel()
         with suppress(asyncio.CancelledError):
             await housekeeping
-        await state.generations.close()
+        await state.chat.close()
         await run_in_threadpool(database_adapter.close_pool)
         log.info("stopped")
+
+
+def _drain_on_sigterm(app: FastAPI, settings: Settings) -> None:
+    """Give running answers their grace when the process is asked to end.
+
+    The server waits for open streams before it ends the lifespan, so this must begin with the
+    signal itself. The handler that was there, the server's, is called too.
+    """
+    loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGTERM)
+
+    def drain() -> None:
+        app.state.ready, app.state.not_ready_because = False, "shutting down"
+        app.state.chat.drain()
+        loop.call_later(settings.shutdown_grace, app.state.chat.interrupt)
+        log.info("draining", extra={"running": app.state.chat.generations.count})
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(drain)
+        if callable(before):
+            before(number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handle)
 
 
 def _gateway(settings: Settings) -> Gateway:
@@ -126,7 +155,7 @@ async def _keep_house(app: FastAPI) -> None:
         logging.shutdown()
         os._exit(3)
     while True:
-        for chore in (lifecycle.mend, limits.forget_old):
+        for chore in (lifecycle.mend, limits.forget_old, forget_keys):
             try:
                 await run_in_threadpool(chore)
             except DatabaseError as error:

@@ -317,6 +317,10 @@ def _from_httpx(error: httpx.HTTPError) -> Problem:
     match error:
         case httpx.PoolTimeout():
             return Overloaded("The AI gateway is busy.", code="gateway_busy", retry_after=5)
+        case httpx.ConnectTimeout():
+            return GatewayTimeout(
+                "The AI gateway can't be reached in time.", code="gateway_connect_timeout"
+            )
         case httpx.TimeoutException():
             return GatewayTimeout()
         case httpx.ConnectError() | httpx.UnsupportedProtocol() | httpx.ProxyError():

@@ -2,63 +2,67 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 
 import database_adapter
-from server.chat import request
+from server.chat import outcome, queries, request
 from server.chat.gateway import Gateway
-from server.chat.turns import Turn
-from server.errors import Problem
-from server.messages import queries
+from server.chat.transcript import Transcript
+from server.chat.turns import Replay, Turn, Wanted, begin
+from server.chat.workers import BEAT_SECONDS, Worker
+from server.errors import Overloaded, Problem
 from server.messages.message import Message
 from server.settings import Settings
 from server.storage.contract import DatabaseError
 
 log = logging.getLogger("clawd.chat")
+T = TypeVar("T")
 
 SAVE_SECONDS = 0.2
-SAVE_CHARACTERS = 1500
+SAVE_CHARACTERS = 1000
+# How long a finished answer waits for a database that went away.
+KEEP_SECONDS = 60.0
+
+Reason = Literal["stopped", "interrupted", "gone"]
 
 
-class Generation:
-    """One answer, from the row in status `streaming` to its end.
+class Generation(Transcript):
+    """One answer that this process generates, from the row in status `streaming` to its end."""
 
-    Listeners hold only a place in it: a slow one costs nothing and slows nobody.
-    """
-
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, much: Callable[[], None]) -> None:
+        super().__init__()
         self.turn = turn
         self.id: int = turn.assistant["id"]
-        self.problem: Problem | None = None
         self.usage: tuple[int, int] | None = None
-        self.final: Message | None = None
         self.saved = 0
-        self.length = 0
-        self._pieces: list[str] = []
-        self._news = asyncio.Event()
-
-    @property
-    def text(self) -> str:
-        """The answer so far."""
-        return "".join(self._pieces)
+        self.reason: Reason | None = None
+        self.asking: asyncio.Task[None] | None = None
+        self._much = much
 
     def add_text(self, text: str) -> None:
         """Take the next piece from the gateway."""
-        self._pieces.append(text)
-        self.length += len(text)
-        self._wake()
+        super().add_text(text)
+        if self.length - self.saved > SAVE_CHARACTERS:
+            self._much()
 
     def set_usage(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Take the tokens that the gateway counted."""
         self.usage = (prompt_tokens, completion_tokens)
 
-    def end(self, status: str) -> None:
-        """Fix the message as it is stored now and tell the listeners."""
+    def cancel(self, reason: Reason) -> None:
+        """Close the connection to the gateway; what has come is kept."""
+        if self.asking is not None and not self.asking.done() and self.reason is None:
+            self.reason = reason
+            self.asking.cancel()
+
+    def message(self, status: str) -> Message:
+        """The answer as it is stored when it ends with this status."""
         usage = self.usage or (None, None)
         row = {
             **self.turn.assistant,
@@ -68,48 +72,21 @@ class Generation:
             "prompt_tokens": usage[0],
             "completion_tokens": usage[1],
         }
-        self.final = Message.from_row(row, [])
-        self._wake()
-
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
-
-    async def finished(self) -> Message:
-        """Wait for the end."""
-        while self.final is None:
-            await self._news.wait()
-        return self.final
-
-    async def deltas(self, heartbeat: float) -> AsyncIterator[tuple[int, str]]:
-        """Pieces with the number of characters up to their end; empty ones as heartbeats."""
-        seen = place = 0
-        while True:
-            news = self._news
-            if seen < len(self._pieces):
-                text = "".join(self._pieces[seen:])
-                seen = len(self._pieces)
-                place += len(text)
-                yield place, text
-            elif self.final is not None:
-                return
-            else:
-                try:
-                    async with asyncio.timeout(heartbeat):
-                        await news.wait()
-                except TimeoutError:
-                    yield place, ""
+        return Message.from_row(row, [])
 
 
 class Generations:
-    """Those of this process, with the one task that saves their progress."""
+    """Those of this process, with the tasks that save their progress and show that it lives."""
 
     def __init__(self, gateway: Gateway, settings: Settings) -> None:
         self.gateway = gateway
+        self.draining = False
         self._settings = settings
+        self._worker = Worker()
         self._running: dict[int, Generation] = {}
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._saver: asyncio.Task[None] | None = None
+        self._unsaved: dict[int, Generation] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loops: list[asyncio.Task[None]] = []
         self._much = asyncio.Event()
         # Requests that wait for the database must not keep answers from being saved.
         self._limiter = CapacityLimiter(4)
@@ -119,72 +96,125 @@ class Generations:
         """How many answers are being generated here."""
         return len(self._running)
 
+    def find(self, message_id: int) -> Generation | None:
+        """The generation of a message, if it is here."""
+        return self._running.get(message_id)
+
     def open(self) -> None:
-        """Begin to save."""
-        self._saver = asyncio.create_task(self._save_for_ever(), name="saver")
+        """Begin to save and to show that this process lives."""
+        self._loops = [
+            asyncio.create_task(self._save_for_ever(), name="saver"),
+            asyncio.create_task(self._beat_for_ever(), name="heartbeat"),
+        ]
 
     async def close(self) -> None:
         """Break off what still runs, save it as interrupted, and end."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._saver is not None:
-            self._saver.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._saver
+        self.interrupt()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        with suppress(DatabaseError):
+            await self._in_thread(self._worker.leave)
         await self.gateway.close()
 
-    def start(self, turn: Turn, *, stream: bool) -> Generation:
-        """Ask the gateway, in a task of its own."""
-        generation = Generation(turn)
+    def interrupt(self) -> None:
+        """Break off every answer; from now on there are no new ones."""
+        self.draining = True
+        for generation in list(self._running.values()):
+            generation.cancel("interrupted")
+
+    async def start(self, user_id: int, wanted: Wanted, *, stream: bool) -> Generation | Replay:
+        """Take what the user says and ask the gateway, in a task that no client can cut."""
+        if self.draining:
+            raise Overloaded("The service is restarting.", code="restarting", retry_after=2)
+        task = asyncio.create_task(self._start(user_id, wanted, stream=stream))
+        self._hold(task)
+        return await asyncio.shield(task)
+
+    async def _start(self, user_id: int, wanted: Wanted, *, stream: bool) -> Generation | Replay:
+        turn = await anyio.to_thread.run_sync(self._begin, user_id, wanted)
+        if isinstance(turn, Replay):
+            return turn
+        generation = Generation(turn, self._much.set)
         body = request.build(self._settings, turn.session_key, turn.said, stream=stream)
+        # Images are needed for the request alone, not while the answer comes.
+        turn.said.clear()
         self._running[generation.id] = generation
-        self._tasks[generation.id] = asyncio.create_task(
-            self._run(generation, body), name=f"generation-{generation.id}"
-        )
+        generation.asking = asyncio.create_task(self.gateway.answer(body, generation))
+        if self.draining:
+            generation.cancel("interrupted")
+        self._hold(asyncio.create_task(self._see_through(generation)))
         return generation
 
-    async def _run(self, generation: Generation, body: dict[str, Any]) -> None:
-        status = "complete"
-        try:
-            await self.gateway.answer(body, generation)
-        except Problem as problem:
-            status = _broken(generation, problem)
-        except asyncio.CancelledError:
-            status = _broken(generation, _interrupted())
-        except Exception:
-            log.exception("generation failed", extra={"message_id": generation.id})
-            status = _broken(generation, Problem())
-        try:
-            await self._finish(generation, status)
-        finally:
-            generation.end(status)
-            del self._running[generation.id], self._tasks[generation.id]
+    def _begin(self, user_id: int, wanted: Wanted) -> Turn | Replay:
+        full = self._settings.gateway_history == "full"
+        return begin(user_id, wanted, self.gateway.model, self._worker.id, full_history=full)
 
-    async def _finish(self, generation: Generation, status: str) -> None:
-        message_id, user_id, usage = generation.id, generation.turn.user_id, generation.usage
-        error = generation.problem.detail if generation.problem else None
+    def _hold(self, task: asyncio.Task[Any]) -> None:
+        """Keep a task from being collected, and log what nobody waits for."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-        def finish() -> bool:
-            with database_adapter.get_db() as conn:
-                return queries.finish(
-                    conn, user_id, message_id, status, generation.text, error, usage
-                )
-
-        try:
-            stored = await anyio.to_thread.run_sync(finish, limiter=self._limiter)
-        except DatabaseError as failure:
-            log.error("answer not saved", extra={"message_id": message_id, "cause": str(failure)})
+    async def _see_through(self, generation: Generation) -> None:
+        """Wait for the gateway, store the end, tell the listeners."""
+        if generation.asking is None:
             return
+        await asyncio.wait([generation.asking])
+        status = _status(generation, generation.asking)
+        try:
+            await self._store_end(generation, status)
+        finally:
+            del self._running[generation.id]
+            generation.end(generation.message(status), generation.problem)
+            generation.asking = None
         log.info(
             "generation ended",
             extra={
-                "message_id": message_id,
-                "outcome": status if stored else "gone",
+                "message_id": generation.id,
+                "outcome": status,
+                "code": generation.problem.code if generation.problem else None,
                 "characters": generation.length,
             },
         )
+
+    async def _store_end(self, generation: Generation, status: str) -> None:
+        """Store how it ended, as soon as the database takes it."""
+        deadline = time.monotonic() + KEEP_SECONDS
+        pause = 0.25
+        while True:
+            try:
+                await self._in_thread(lambda: self._finish(generation, status))
+            except DatabaseError as failure:
+                cause = {"message_id": generation.id, "cause": str(failure)}
+                if time.monotonic() > deadline or self.draining:
+                    log.error("answer not saved", extra=cause)
+                    generation.problem = outcome.not_saved()
+                    self._unsaved[generation.id] = generation
+                    return
+                log.warning("answer not saved yet", extra=cause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 2.0)
+            else:
+                return
+
+    def _finish(self, generation: Generation, status: str) -> None:
+        problem, user_id = generation.problem, generation.turn.user_id
+        with database_adapter.get_db() as conn:
+            queries.finish(
+                conn,
+                user_id,
+                generation.id,
+                self._worker.id,
+                status,
+                generation.text,
+                problem.detail if problem else None,
+                problem.code if problem else None,
+                generation.usage,
+            )
+            if problem is not None and problem.code in outcome.NOT_REACHED:
+                queries.free_key(conn, user_id, generation.id)
 
     async def _save_for_ever(self) -> None:
         while True:
@@ -192,37 +222,73 @@ class Generations:
                 async with asyncio.timeout(SAVE_SECONDS):
                     await self._much.wait()
             self._much.clear()
-            changed = [g for g in self._running.values() if g.length > g.saved]
-            if changed:
-                await self._save(changed)
+            if not self._running:
+                continue
+            try:
+                await self._save()
+            except DatabaseError as failure:
+                # The text stays in memory; the next round tries again.
+                log.warning("progress not saved", extra={"cause": str(failure)})
+                await asyncio.sleep(SAVE_SECONDS)
+            except Exception:
+                log.exception("progress not saved")
+                await asyncio.sleep(1)
 
-    async def _save(self, changed: list[Generation]) -> None:
-        texts = [(generation.id, generation.text) for generation in changed]
+    async def _save(self) -> None:
+        """Save all that has come, in one transaction; see whether somebody wants an end."""
+        here = dict(self._running)
+        texts = [(g.id, g.text) for g in here.values() if g.length > g.saved]
 
-        def save() -> set[int]:
+        def save() -> dict[int, bool]:
+            if not texts:
+                with database_adapter.read_db() as conn:
+                    return queries.list_streaming(conn, self._worker.id)
             with database_adapter.get_db() as conn:
-                return queries.save_progress(conn, texts)
+                queries.save_progress(conn, texts)
+                return queries.list_streaming(conn, self._worker.id)
 
-        try:
-            streaming = await anyio.to_thread.run_sync(save, limiter=self._limiter)
-        except DatabaseError as failure:
-            # The text stays in memory; the next round tries again.
-            log.warning("progress not saved", extra={"cause": str(failure)})
-            return
-        for generation, (_, text) in zip(changed, texts, strict=True):
-            generation.saved = len(text)
-            if generation.id not in streaming and generation.id in self._tasks:
-                # Its session or project was deleted.
-                self._tasks[generation.id].cancel()
+        streaming = await self._in_thread(save)
+        for message_id, text in texts:
+            here[message_id].saved = len(text)
+        for generation in here.values():
+            if generation.id not in streaming:
+                # Deleted with its session, stopped without us, or we were thought dead.
+                generation.cancel("gone")
+            elif streaming[generation.id]:
+                generation.cancel("stopped")
+
+    async def _beat_for_ever(self) -> None:
+        while True:
+            try:
+                await self._in_thread(self._worker.beat)
+                await self._save_late()
+            except DatabaseError as failure:
+                log.debug("no heartbeat", extra={"cause": str(failure)})
+            except Exception:
+                log.exception("no heartbeat")
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _save_late(self) -> None:
+        """Store answers that the database did not take in time: better late than never."""
+        for generation in list(self._unsaved.values()):
+            await self._in_thread(lambda g=generation: self._finish(g, "interrupted"))  # type: ignore[misc]
+            del self._unsaved[generation.id]
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(function, limiter=self._limiter)
 
 
-def _broken(generation: Generation, problem: Problem) -> str:
-    """The status of an answer that did not come to its end."""
-    generation.problem = problem
+def _status(generation: Generation, asking: asyncio.Task[None]) -> str:
+    """How the answer ended; sets its problem."""
+    if asking.cancelled():
+        if generation.reason == "stopped":
+            return "stopped"
+        generation.problem = outcome.interrupted()
+        return "interrupted"
+    error = asking.exception()
+    if error is None:
+        return "complete"
+    if not isinstance(error, Problem):
+        log.error("generation failed", exc_info=error, extra={"message_id": generation.id})
+    generation.problem = error if isinstance(error, Problem) else Problem()
     return "interrupted" if generation.length else "failed"
-
-
-def _interrupted() -> Problem:
-    problem = Problem("The answer was broken off.", code="interrupted")
-    problem.status = 503
-    return problem

@@ -1,28 +1,28 @@
 """HTTP of the chat."""
 
-import json
-from collections.abc import AsyncIterator
+import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+from starlette.responses import JSONResponse
 
 from server.auth.guard import CurrentCaller
-from server.chat import turns
-from server.chat.generations import Generation, Generations
-from server.errors import problems
-from server.fields import BodyId, Text
+from server.chat import events, outcome, service
+from server.chat.generations import Generation
+from server.chat.service import Chat
+from server.chat.turns import Replay, Wanted
+from server.errors import BadRequest, Invalid, problems
+from server.fields import BodyId, PathId, Text
 from server.images import checks
 from server.messages.message import EXAMPLE, Message
-from server.settings import Settings, get_settings
 
 router = APIRouter(tags=["chat"])
 
 MAX_BODY_BYTES = 24 * 1024 * 1024
 MAX_CHARACTERS = 100_000
-HEARTBEAT_SECONDS = 15
 
 
 class ImageData(BaseModel):
@@ -36,16 +36,28 @@ class ChatRequest(BaseModel):
     """What the user says."""
 
     session_id: BodyId = Field(examples=[1])
-    message: Annotated[Text, Field(max_length=MAX_CHARACTERS, examples=["Hello!"])]
+    message: Annotated[Text, Field(max_length=MAX_CHARACTERS, examples=["Hello!"])] = ""
     stream: StrictBool = False
     images: list[Text | ImageData] = Field(
         default=[], description="`data:image/...;base64,` URLs, or objects.", examples=[[]]
     )
 
+    parent_id: BodyId | None = Field(
+        default=None,
+        description="Where the message goes that doesn't go to the end: after this message, or, "
+        "given as null, to the beginning.",
+    )
+    regenerate_of: BodyId | None = Field(
+        default=None, description="Instead of a message: ask for another answer than this one."
+    )
+
     @model_validator(mode="after")
     def _say_something(self) -> "ChatRequest":
-        if not self.message.strip() and not self.images:
+        says = bool(self.message.strip() or self.images)
+        if self.regenerate_of is None and not says:
             raise ValueError("message must not be empty when there are no images")
+        if self.regenerate_of is not None and (says or "parent_id" in self.model_fields_set):
+            raise ValueError("regenerate_of goes without message, images and parent_id")
         return self
 
 
@@ -78,74 +90,114 @@ _STREAM_EXAMPLE = (
     'event: delta\ndata: {"content": "Hello"}\nid: 5\n\n'
     'event: done\ndata: {"message": {...}}\nid: 6\n\n'
 )
+_STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}}
-    },
-    **problems(400, 401, 404, 413, 415, 422, 502, 504),
+    200: {"content": _STREAM},
+    **problems(400, 401, 404, 409, 413, 415, 422, 502, 504),
 }
 
 
-def _generations(request: Request) -> Generations:
-    generations: Generations = request.app.state.generations
-    return generations
+def _chat(request: Request) -> Chat:
+    chat: Chat = request.app.state.chat
+    return chat
+
+
+CurrentChat = Annotated[Chat, Depends(_chat)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(description="The same key and body within 24 hours get the same messages."),
+]
+LastEventId = Annotated[
+    str | None, Header(description="The id of the last event that the client has.")
+]
 
 
 @router.post("/chat", response_model=ChatAnswer, responses=_RESPONSES, max_body_size=MAX_BODY_BYTES)
-async def chat(
+async def say(
     body: ChatRequest,
     caller: CurrentCaller,
-    generations: Annotated[Generations, Depends(_generations)],
-    settings: Annotated[Settings, Depends(get_settings)],
+    chat: CurrentChat,
+    idempotency_key: IdempotencyKey = None,
 ) -> ChatAnswer | Response:
     """Say something in a session; the agent's answer comes whole, or as an event stream."""
     sent = [image if isinstance(image, str) else image.data for image in body.images]
     images = await run_in_threadpool(checks.read_all, sent)
-    turn = await run_in_threadpool(
-        turns.begin,
-        caller.id,
+    wanted = Wanted(
         body.session_id,
         body.message,
         images,
-        generations.gateway.model,
-        full_history=settings.gateway_history == "full",
+        parent=(body.parent_id,) if "parent_id" in body.model_fields_set else None,
+        regenerate_of=body.regenerate_of,
+        key=_check_key(idempotency_key),
     )
-    generation = generations.start(turn, stream=body.stream)
+    turn = await chat.generations.start(caller.id, wanted, stream=body.stream)
+    if not isinstance(turn, Generation):
+        return await _replay(chat, caller.id, turn, stream=body.stream)
     if body.stream:
-        return EventSourceResponse(
-            _events(generation),
-            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        return EventSourceResponse(chat.listen(turn), headers=events.HEADERS)
+    message = await turn.finished()
+    asked = turn.turn.user_message
+    if turn.problem is not None:
+        raise service.located(turn.problem, asked, message)
+    return ChatAnswer(session_id=body.session_id, user_message=asked, message=message)
+
+
+async def _replay(chat: Chat, user_id: int, replayed: Replay, *, stream: bool) -> Response:
+    """Tell again what a turn with this key has led to; the gateway is not asked."""
+    asked, row = await chat.find_turn(user_id, replayed)
+    headers = {"Idempotent-Replayed": "true"}
+    if stream:
+        told = chat.tell_again(asked, row)
+        return EventSourceResponse(told, headers={**events.HEADERS, **headers})
+    message = Message.from_row(row, [])
+    problem = outcome.problem_of(row)
+    if problem is not None:
+        problem.headers |= headers
+        raise service.located(problem, asked, message)
+    answer = ChatAnswer(session_id=row["session_id"], user_message=asked, message=message)
+    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
+
+
+def _check_key(key: str | None) -> str | None:
+    if key is not None and not re.fullmatch(r"[!-~]{1,255}", key, re.ASCII):
+        raise BadRequest(
+            "Idempotency-Key: must be 1 to 255 printable ASCII characters without spaces.",
+            code="bad_idempotency_key",
         )
-    message = await generation.finished()
-    if generation.problem is not None:
-        generation.problem.members |= {
-            "session_id": body.session_id,
-            "message_id": generation.id,
-            "user_message_id": turn.user_message.id,
-        }
-        raise generation.problem
-    return ChatAnswer(session_id=body.session_id, user_message=turn.user_message, message=message)
+    return key
 
 
-async def _events(generation: Generation) -> AsyncIterator[bytes]:
-    """The answer as events; each id is the number of characters up to there."""
-    waiting = Message.from_row(generation.turn.assistant, [])
-    user_message = generation.turn.user_message
-    yield _event("start", {"user_message": _plain(user_message), "message": _plain(waiting)}, 0)
-    async for place, text in generation.deltas(HEARTBEAT_SECONDS):
-        yield _event("delta", {"content": text}, place) if text else KEEPALIVE_COMMENT
-    message = _plain(await generation.finished())
-    last = generation.length + 1
-    if generation.problem is not None:
-        yield _event("error", {**generation.problem.body(), "message": message}, last)
-    else:
-        yield _event("done", {"message": message}, last)
+@router.get(
+    "/chat/{message_id}/stream",
+    response_class=Response,
+    responses={200: {"content": _STREAM}, **problems(400, 401, 404, 422)},
+)
+async def follow(
+    message_id: PathId,
+    caller: CurrentCaller,
+    chat: CurrentChat,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Follow an answer from its beginning, or from where the client has it; see it end.
+
+    Any process can be asked. An answer that has ended is told again.
+    """
+    place = _check_place(last_event_id)
+    row = await chat.find(caller.id, message_id)
+    return EventSourceResponse(chat.follow(row, place), headers=events.HEADERS)
 
 
-def _plain(message: Message) -> dict[str, Any]:
-    return message.model_dump(mode="json")
+def _check_place(last_event_id: str | None) -> int | None:
+    if not last_event_id:
+        return None
+    if not re.fullmatch(r"[0-9]{1,10}", last_event_id, re.ASCII):
+        raise Invalid(
+            "Last-Event-ID: is not an id of these events.", loc=("header", "Last-Event-ID")
+        )
+    return int(last_event_id)
 
 
-def _event(event: str, data: dict[str, Any], place: int) -> bytes:
-    # ASCII only: some clients take U+2028 for the end of a line.
-    return format_sse_event(event=event, data_str=json.dumps(data), id=str(place))
+@router.post("/chat/{message_id}/stop", responses=problems(400, 401, 404, 413, 422))
+async def stop(message_id: PathId, caller: CurrentCaller, chat: CurrentChat) -> Message:
+    """End an answer now and keep its text; one that has ended stays as it is."""
+    return await chat.stop(caller.id, message_id)

@@ -1,17 +1,47 @@
 """A turn of a conversation: what the user says, committed before anybody is asked for an answer."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import database_adapter
+from server.chat import queries
 from server.chat.request import Said
-from server.errors import NotFound
+from server.errors import Conflicting, Invalid, NotFound
 from server.images import queries as images
 from server.images.checks import MAX_TOTAL_BYTES, Image
+from server.messages import branches
 from server.messages import queries as messages
-from server.messages.message import Message
+from server.messages.message import Message, from_joined
+from server.messages.queries import Place
 from server.sessions import queries as sessions
-from server.storage.contract import Connection, Row
+from server.storage.contract import Conflict, Connection, Row
+
+KEY_LIFETIME = timedelta(hours=24)
+END: Place = Place(forked=False, parent_id=None)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asks for.
+
+    `parent` is where a message goes that doesn't go to the end: after that message, or, with
+    None in it, to the beginning. `regenerate_of` asks for another answer instead of a message.
+    """
+
+    session_id: int
+    text: str
+    images: list[Image]
+    parent: tuple[int | None] | None = None
+    regenerate_of: int | None = None
+    key: str | None = None
+
+    def fingerprint(self) -> str:
+        """The same for the same wish, however the answer is to come."""
+        pictures = [hashlib.sha256(image.data).hexdigest() for image in self.images]
+        wish = [self.session_id, self.text, pictures, self.parent, self.regenerate_of]
+        return hashlib.sha256(json.dumps(wish).encode()).hexdigest()
 
 
 @dataclass
@@ -25,42 +55,175 @@ class Turn:
     said: list[Said] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Replay:
+    """The messages that an idempotency key stands for already."""
+
+    user_message_id: int
+    message_id: int
+
+
 def begin(
-    user_id: int, session_id: int, text: str, sent: list[Image], model: str, *, full_history: bool
-) -> Turn:
-    """Store the user's message and a row for the answer, in one transaction."""
+    user_id: int, wanted: Wanted, model: str, worker_id: str, *, full_history: bool
+) -> Turn | Replay:
+    """Store the user's message and a row for the answer, in one transaction.
+
+    Raises 409 while the session's last answer is still being generated.
+    """
+    try:
+        return _begin(user_id, wanted, model, worker_id, full_history=full_history)
+    except Conflict:
+        with database_adapter.read_db() as conn:
+            running = queries.find_running(conn, user_id, wanted.session_id)
+        raise Conflicting(
+            "The agent is still answering in this session.",
+            code="session_busy",
+            retry_after=1,
+            message_id=running,
+        ) from None
+
+
+def _begin(
+    user_id: int, wanted: Wanted, model: str, worker_id: str, *, full_history: bool
+) -> Turn | Replay:
     now = datetime.now(UTC)
     with database_adapter.get_db() as conn:
-        session = sessions.find_session(conn, user_id, session_id)
-        if session is None:
+        if wanted.key is not None:
+            replay = _claim_key(conn, user_id, wanted.key, wanted.fingerprint(), now)
+            if replay is not None:
+                return replay
+        session_key = sessions.touch(conn, user_id, wanted.session_id, now)
+        if session_key is None:
             raise NotFound()
-        sessions.touch(conn, user_id, session_id, now)
-        before = _history(conn, user_id, session_id) if full_history else []
-        row = messages.add_message(conn, user_id, session_id, "user", text, "complete", None, now)
-        stored = [images.add_image(conn, user_id, row["id"], image) for image in sent]
-        assistant = messages.add_message(
-            conn, user_id, session_id, "assistant", "", "streaming", model, now
+        user_message, said, place = _say(conn, user_id, wanted, now, full_history=full_history)
+        assistant = messages.add_answer(
+            conn, user_id, wanted.session_id, model, worker_id, place, now
         )
-    return Turn(
-        user_id,
-        session["session_key"],
-        Message.from_row(row, stored),
-        assistant,
-        [*before, Said("user", text, sent)],
+        if wanted.key is not None:
+            queries.fill_key(conn, user_id, wanted.key, user_message.id, assistant["id"])
+    return Turn(user_id, session_key, user_message, assistant, said)
+
+
+def _claim_key(
+    conn: Connection, user_id: int, key: str, fingerprint: str, now: datetime
+) -> Replay | None:
+    known = queries.claim_key(conn, user_id, key, fingerprint, now, now - KEY_LIFETIME)
+    if known is None:
+        return None
+    if known["fingerprint"] != fingerprint:
+        raise Invalid(
+            "This Idempotency-Key was used for another request.",
+            loc=("header", "Idempotency-Key"),
+            code="idempotency_key_reused",
+        )
+    answer = queries.find_answer(conn, user_id, known["message_id"])
+    if answer is not None and answer["status"] == "streaming":
+        raise Conflicting(
+            "The first request with this Idempotency-Key is still running.",
+            code="idempotency_in_progress",
+            retry_after=1,
+            message_id=answer["id"],
+        )
+    return Replay(known["user_message_id"], known["message_id"])
+
+
+def _say(
+    conn: Connection, user_id: int, wanted: Wanted, now: datetime, *, full_history: bool
+) -> tuple[Message, list[Said], Place]:
+    """The user's message, all that the gateway is told, and where the answer goes."""
+    if wanted.regenerate_of is not None:
+        return _say_again(conn, user_id, wanted, full_history=full_history)
+    place = _place(conn, user_id, wanted)
+    leaf = place.parent_id if place.forked else branches.newest(conn, user_id, wanted.session_id)
+    before = []
+    if full_history and leaf is not None:
+        spans = branches.spans(conn, user_id, wanted.session_id, leaf)
+        before = _said(conn, user_id, wanted.session_id, spans)
+    row = messages.add_message(conn, user_id, wanted.session_id, "user", wanted.text, place, now)
+    stored = [images.add_image(conn, user_id, row["id"], image) for image in wanted.images]
+    said = Said("user", wanted.text, wanted.images)
+    return Message.from_row(row, stored), [*before, said], END
+
+
+def _say_again(
+    conn: Connection, user_id: int, wanted: Wanted, *, full_history: bool
+) -> tuple[Message, list[Said], Place]:
+    answer = messages.find_message(conn, user_id, wanted.session_id, wanted.regenerate_of or 0)
+    asked_id = answer and branches.parent(conn, user_id, answer)
+    asked = asked_id and messages.find_message(conn, user_id, wanted.session_id, asked_id)
+    if not answer or not asked or answer["role"] != "assistant" or asked["role"] != "user":
+        raise Invalid(
+            "regenerate_of: is not an answer in this session",
+            loc=("body", "regenerate_of"),
+            code="unknown_message",
+        )
+    leaf = asked["id"]
+    spans = (
+        branches.spans(conn, user_id, wanted.session_id, leaf) if full_history else [(leaf, leaf)]
     )
+    said = _said(conn, user_id, wanted.session_id, spans)
+    described = images.describe_images(conn, user_id, leaf)
+    sessions.mark_forked(conn, user_id, wanted.session_id)
+    return Message.from_row(asked, described), said, Place(forked=True, parent_id=leaf)
 
 
-def _history(conn: Connection, user_id: int, session_id: int) -> list[Said]:
-    """What was said before, with the newest images that fit into one request."""
-    kept: dict[int, list[Image]] = {}
+def _place(conn: Connection, user_id: int, wanted: Wanted) -> Place:
+    if wanted.parent is None:
+        return END
+    (parent_id,) = wanted.parent
+    if parent_id == branches.newest(conn, user_id, wanted.session_id):
+        return END
+    if parent_id is not None and not messages.find_message(
+        conn, user_id, wanted.session_id, parent_id
+    ):
+        raise Invalid(
+            "parent_id: is not a message of this session",
+            loc=("body", "parent_id"),
+            code="unknown_message",
+        )
+    sessions.mark_forked(conn, user_id, wanted.session_id)
+    return Place(forked=True, parent_id=parent_id)
+
+
+def _said(
+    conn: Connection, user_id: int, session_id: int, spans: list[branches.Span]
+) -> list[Said]:
+    """What was said within the spans, with the newest images that fit into one request."""
+    rows = messages.list_conversation(conn, user_id, session_id, spans)
+    kept: dict[int, list[Image]] = {row["id"]: [] for row in rows}
     room = MAX_TOTAL_BYTES
-    for row in reversed(images.list_session_images(conn, user_id, session_id)):
-        data = bytes(row["data"])
-        room -= len(data)
+    for row in images.list_session_images(conn, user_id, session_id, spans[0][1]):
+        room -= row["size_bytes"] if row["message_id"] in kept else 0
         if room < 0:
             break
-        kept.setdefault(row["message_id"], []).insert(0, Image(row["media_type"], data))
+        if row["message_id"] in kept:
+            image = Image(row["media_type"], bytes(row["data"]))
+            kept[row["message_id"]].insert(0, image)
     return [
-        Said(row["role"], row["content"], kept.get(row["id"], []))
-        for row in messages.list_conversation(conn, user_id, session_id)
+        Said(row["role"], row["content"], kept[row["id"]])
+        for row in rows
+        if row["content"] or kept[row["id"]]
     ]
+
+
+def find_messages(user_id: int, replay: Replay) -> tuple[Message, Row] | None:
+    """The two messages of a turn that was taken before; None when they are gone."""
+    with database_adapter.read_db() as conn:
+        answer = queries.find_answer(conn, user_id, replay.message_id)
+        asked = messages.list_joined(conn, user_id, replay.user_message_id)
+    return (from_joined(asked)[0], answer) if answer is not None and asked else None
+
+
+def find_asked(user_id: int, answer: Row) -> Message | None:
+    """The user's message that an answer answers, if there is one."""
+    with database_adapter.read_db() as conn:
+        asked_id = branches.parent(conn, user_id, answer)
+        joined = messages.list_joined(conn, user_id, asked_id) if asked_id else []
+    asked = from_joined(joined)
+    return asked[0] if asked and asked[0].role == "user" else None
+
+
+def forget_keys() -> None:
+    """Remove idempotency keys that no longer count."""
+    with database_adapter.get_db() as conn:
+        queries.forget_keys(conn, datetime.now(UTC) - KEY_LIFETIME)

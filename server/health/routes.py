@@ -63,7 +63,7 @@ async def health(request: Request, checks: CurrentChecks) -> JSONResponse:
         database = Part.model_validate(
             {**database.model_dump(), "status": "error", "reason": state.not_ready_because}
         )
-    gateway = state.generations.gateway
+    gateway = state.chat.generations.gateway
     body = Health(
         status="ok" if ok else "error",
         backend=get_settings().backend_choice[0],
@@ -103,13 +103,13 @@ async def db(checks: CurrentChecks) -> JSONResponse:
 @router.get("/health/queue", responses=_DOWN)
 async def queue(request: Request) -> Part:
     """The answers being generated in this process."""
-    return Part(status="ok", running=request.app.state.generations.count)
+    return Part(status="ok", running=request.app.state.chat.generations.count)
 
 
 @router.get("/health/gateway", response_model=Part, responses=_DOWN)
 async def gateway(request: Request, checks: CurrentChecks) -> JSONResponse:
     """The gateway, asked now."""
-    part = await checks.gateway(request.app.state.generations.gateway)
+    part = await checks.gateway(request.app.state.chat.generations.gateway)
     return _answer(part, ok=part.status == "ok")
 
 

@@ -34,16 +34,28 @@ def find_image(conn: Connection, user_id: int, image_id: int) -> Row | None:
     )
 
 
-def list_session_images(conn: Connection, user_id: int, session_id: int) -> list[Row]:
-    """The images of a session, with their bytes, in order."""
+def describe_images(conn: Connection, user_id: int, message_id: int) -> list[Row]:
+    """The images of a message, without their bytes."""
     return fetch_all(
         conn,
         """
-        SELECT images.message_id, images.media_type, images.data
+        SELECT id, media_type, size_bytes AS bytes FROM images
+        WHERE user_id = %s AND message_id = %s ORDER BY id
+        """,
+        (user_id, message_id),
+    )
+
+
+def list_session_images(conn: Connection, user_id: int, session_id: int, up_to: int) -> list[Row]:
+    """The images of a session up to a message, with their bytes, newest first."""
+    return fetch_all(
+        conn,
+        """
+        SELECT images.message_id, images.media_type, images.size_bytes, images.data
         FROM images JOIN messages ON messages.id = images.message_id
         WHERE images.user_id = %(user_id)s AND messages.user_id = %(user_id)s
-            AND messages.session_id = %(session_id)s
-        ORDER BY images.id
+            AND messages.session_id = %(session_id)s AND messages.id <= %(up_to)s
+        ORDER BY images.id DESC
         """,
-        {"user_id": user_id, "session_id": session_id},
+        {"user_id": user_id, "session_id": session_id, "up_to": up_to},
     )

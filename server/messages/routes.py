@@ -1,26 +1,43 @@
 """HTTP of messages."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, BeforeValidator, Field
 
 import database_adapter
 from server import cursors
 from server.auth.guard import CurrentCaller
 from server.errors import NotFound, problems
-from server.fields import Cursor, Limit, Page, PathId
-from server.messages import queries
+from server.fields import MAX_ID, Cursor, Limit, Page, PathId, canonical
+from server.messages import branches
 from server.messages.message import Message, from_joined
+from server.sessions.queries import find_session
+
+Leaf = Annotated[
+    int | None,
+    BeforeValidator(canonical),
+    Query(ge=1, le=MAX_ID, description="The message that the branch ends with."),
+]
 
 router = APIRouter(tags=["messages"])
 
 
 @router.get("/sessions/{session_id}/messages", responses=problems(400, 401, 404, 422))
 def list_messages(
-    session_id: PathId, caller: CurrentCaller, limit: Limit = 50, cursor: Cursor = None
+    session_id: PathId,
+    caller: CurrentCaller,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    leaf: Leaf = None,
 ) -> Page[Message]:
-    """The newest messages, oldest first among them; `next_cursor` leads to older ones."""
+    """The newest messages, oldest first among them; `next_cursor` leads to older ones.
+
+    After an edit or another answer this is the newest branch; `leaf` asks for another one.
+    """
     before_id = cursors.decode_id(cursor)
     with database_adapter.read_db() as conn:
-        rows = queries.list_messages(conn, caller.id, session_id, before_id, limit + 1)
+        rows = branches.page(conn, caller.id, session_id, before_id, limit + 1, leaf)
     if rows is None:
         raise NotFound()
     newest_first = from_joined(rows)
@@ -29,3 +46,18 @@ def list_messages(
         items=page[::-1],
         next_cursor=cursors.encode(page[-1].id) if len(newest_first) > limit else None,
     )
+
+
+class Branches(BaseModel):
+    """The last messages of all branches of a conversation, newest first."""
+
+    leaves: list[int] = Field(examples=[[8, 4]])
+
+
+@router.get("/sessions/{session_id}/branches", responses=problems(400, 401, 404, 422))
+def list_branches(session_id: PathId, caller: CurrentCaller) -> Branches:
+    """Where the branches of a conversation end: each is a `leaf` of the list of messages."""
+    with database_adapter.read_db() as conn:
+        if find_session(conn, caller.id, session_id) is None:
+            raise NotFound()
+        return Branches(leaves=branches.list_leaves(conn, caller.id, session_id))

@@ -98,12 +98,29 @@ def set_title(
     )
 
 
-def touch(conn: Connection, user_id: int, session_id: int, now: datetime) -> None:
-    """Note activity in the session; its row is locked until the transaction ends."""
+def touch(conn: Connection, user_id: int, session_id: int, now: datetime) -> str | None:
+    """Note activity in the session and lock its row until the transaction ends; its key."""
+    row = fetch_one(
+        conn,
+        """
+        UPDATE sessions SET updated_at = %(now)s
+        WHERE user_id = %(user_id)s AND id = %(session_id)s AND EXISTS (
+            SELECT 1 FROM projects
+            WHERE projects.id = sessions.project_id AND projects.user_id = %(user_id)s
+                AND projects.status = 'active')
+        RETURNING session_key
+        """,
+        {"user_id": user_id, "session_id": session_id, "now": now},
+    )
+    return row["session_key"] if row else None
+
+
+def mark_forked(conn: Connection, user_id: int, session_id: int) -> None:
+    """Note that the conversation has more than one branch."""
     execute(
         conn,
-        "UPDATE sessions SET updated_at = %s WHERE user_id = %s AND id = %s",
-        (now, user_id, session_id),
+        "UPDATE sessions SET forked = TRUE WHERE user_id = %s AND id = %s",
+        (user_id, session_id),
     )
 
 
