@@ -11,11 +11,11 @@ from typing import Any
 
 import psycopg2
 import psycopg2.extensions
-from psycopg2 import errorcodes, sql
+from psycopg2 import sql
 from psycopg2.extras import RealDictCursor
 
 from server.settings import BadSettings, Settings, get_settings
-from server.storage import contract, deletion, migrate, names
+from server.storage import contract, deletion, migrate, names, sqlstates
 from server.storage.contract import ConnectionStatus, DeletionResult, ProjectDatabase
 from server.storage.pool import Pool
 
@@ -102,100 +102,40 @@ def _set_limits(conn: _Connection, patience: float) -> None:
     )
 
 
-# What a server says that will say the same to every later attempt.
-_HOPELESS = (
-    ("password authentication failed", "set the right DB_USER and DB_PASSWORD"),
-    ("no password supplied", "set DB_PASSWORD"),
-    ("authentication failed", "set the right DB_USER and DB_PASSWORD"),
-    ("no pg_hba.conf entry", "allow this host, role and database in pg_hba.conf"),
-    ("server does not support SSL", "set DB_SSLMODE to what the server offers"),
-    ("is not permitted to log in", "ALTER ROLE ... LOGIN"),
-    ("certificate verify failed", "give libpq the authority's certificate (PGSSLROOTCERT)"),
-    ("root certificate file", "give libpq the authority's certificate (PGSSLROOTCERT)"),
-    ("does not match host name", "set DB_HOST to the name in the server's certificate"),
-)
-_AWAY = (
-    errorcodes.CLASS_CONNECTION_EXCEPTION,
-    errorcodes.ADMIN_SHUTDOWN,
-    errorcodes.CRASH_SHUTDOWN,
-    errorcodes.CANNOT_CONNECT_NOW,
-    errorcodes.DATABASE_DROPPED,
-    errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
-    errorcodes.IO_ERROR,
-    # Tables that aren't there yet: the schema is being made.
-    errorcodes.UNDEFINED_TABLE,
-    # The contract keeps 507 for SQLite: here the disk is another machine's.
-    errorcodes.DISK_FULL,
-)
-_BUSY = (
-    errorcodes.TOO_MANY_CONNECTIONS,
-    errorcodes.OUT_OF_MEMORY,
-    errorcodes.LOCK_NOT_AVAILABLE,
-    errorcodes.QUERY_CANCELED,
-    errorcodes.SERIALIZATION_FAILURE,
-    errorcodes.DEADLOCK_DETECTED,
-    errorcodes.OBJECT_IN_USE,
-)
-_CONFLICT = (errorcodes.UNIQUE_VIOLATION, errorcodes.FOREIGN_KEY_VIOLATION)
-
-
 @contextmanager
 def _errors(settings: Settings | None = None) -> Iterator[None]:
     """Turn the driver's errors into the contract's; with `settings`, those of connecting."""
     try:
         yield
     except psycopg2.Error as error:
-        if settings is not None and (mending := _hopeless(str(error), settings)):
-            raise contract.Misconfigured(mending) from error
+        if settings is not None and (cure := _cure(error, settings)):
+            raise contract.Misconfigured(cure) from error
         kind = _kind(error)
         if kind is None:
             raise
-        raise kind(_first_line(error)) from error
+        reason = _first_line(error)
+        if kind is contract.Misconfigured:
+            reason += "; docs/deployment.md says what the role needs"
+        raise kind(reason) from error
 
 
 def _kind(error: psycopg2.Error) -> type[contract.DatabaseError] | None:
-    code = error.pgcode or ""
-    if not code:
-        lost = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
-        message = str(error)
-        if "too many c" in message or "remaining connection slots" in message:
-            return contract.Busy
-        return contract.Unavailable if lost else None
-    if code.startswith(_AWAY):
-        return contract.Unavailable
-    if code in _BUSY:
-        return contract.Busy
-    if code in _CONFLICT:
-        return contract.Conflict
-    if code == errorcodes.READ_ONLY_SQL_TRANSACTION:
-        return contract.ReadOnly
-    if code.startswith(errorcodes.CLASS_DATA_EXCEPTION):
-        return contract.BadValue
-    return None
+    lost = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return sqlstates.kind(error.pgcode, str(error)) if lost or error.pgcode else None
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _hopeless(message: str, settings: Settings) -> str | None:
+def _cure(error: psycopg2.Error, settings: Settings) -> str | None:
     """One line about a connection that will never work, with what mends it, or None."""
-    mending = next((cure for words, cure in _HOPELESS if words in message), None)
+    host, port, name = settings.db_host, settings.db_port, settings.db_name
+    mending = sqlstates.cure(str(error), host=host, port=port, name=name, user=settings.db_user)
     if mending is None:
-        if f'database "{settings.db_name}" does not exist' in message:
-            mending = (
-                f"createdb -h {settings.db_host} -p {settings.db_port} "
-                f"-O {settings.db_user} {settings.db_name}"
-            )
-        elif f'role "{settings.db_user}" does not exist' in message:
-            mending = f"CREATE ROLE {settings.db_user} LOGIN CREATEDB PASSWORD '...'"
-        else:
-            return None
-    reason = message.strip().rpartition("FATAL:")[2].strip().partition("\n")[0]
-    return (
-        f"PostgreSQL at {settings.db_host}:{settings.db_port}, database {settings.db_name}: "
-        f"{reason}; to mend it: {mending}"
-    )
+        return None
+    reason = str(error).strip().rpartition("FATAL:")[2].strip().partition("\n")[0]
+    return f"PostgreSQL at {host}:{port}, database {name}: {reason}; to mend it: {mending}"
 
 
 def _usable(conn: _Connection) -> bool:

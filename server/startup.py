@@ -54,7 +54,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         log.warning("the database is not there yet; trying on")
     housekeeping = asyncio.create_task(_keep_house(app), name="housekeeping")
     state.chat.generations.open()
-    _drain_on_sigterm(app, settings)
+    _drain_on_signal(app, settings)
     try:
         yield
     finally:
@@ -66,14 +66,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         log.info("stopped")
 
 
-def _drain_on_sigterm(app: FastAPI, settings: Settings) -> None:
+def _drain_on_signal(app: FastAPI, settings: Settings) -> None:
     """Give running answers their grace when the process is asked to end.
 
     The server waits for open streams before it ends the lifespan, so this must begin with the
     signal itself. The handler that was there, the server's, is called too.
     """
     loop = asyncio.get_running_loop()
-    before = signal.getsignal(signal.SIGTERM)
 
     def drain() -> None:
         app.state.ready, app.state.not_ready_because = False, "shutting down"
@@ -81,13 +80,20 @@ def _drain_on_sigterm(app: FastAPI, settings: Settings) -> None:
         loop.call_later(settings.shutdown_grace, app.state.chat.interrupt)
         log.info("draining", extra={"running": app.state.chat.generations.count})
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(drain)
-        if callable(before):
-            before(number, frame)
+    def watch(number: signal.Signals) -> None:
+        before = signal.getsignal(number)
+
+        def handle(received: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(drain)
+            if callable(before):
+                before(received, frame)
+
+        signal.signal(number, handle)
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handle)
+        # systemd and docker send SIGTERM, PM2 and a terminal SIGINT.
+        watch(signal.SIGTERM)
+        watch(signal.SIGINT)
 
 
 def _gateway(settings: Settings) -> Gateway:
@@ -113,7 +119,10 @@ async def _prepare(app: FastAPI, *, first: bool = False) -> bool:
     try:
         await run_in_threadpool(database_adapter.init_schema)
     except Misconfigured as error:
-        raise StartupFailed(str(error)) from error
+        reason = str(error)
+        if not reason.startswith("PostgreSQL at"):
+            reason = f"the database {_place()} can't be used: {reason}"
+        raise StartupFailed(reason) from error
     except DatabaseError as error:
         transient = isinstance(error, Busy) or get_settings().postgres
         if not (transient and isinstance(error, Busy | Unavailable)):
@@ -121,14 +130,6 @@ async def _prepare(app: FastAPI, *, first: bool = False) -> bool:
         app.state.not_ready_because = _reason(error)
         log.log(logging.WARNING if first else logging.DEBUG, "no database: %s", error)
         return False
-    except Exception as error:
-        # Such as a role that may not make tables, also of a server that comes later.
-        log.exception("the tables can't be made")
-        reason = str(error).strip().partition("\n")[0]
-        raise StartupFailed(
-            f"the tables can't be made in {_place()}: {reason}; "
-            "docs/deployment.md says what the role needs"
-        ) from error
     app.state.ready, app.state.not_ready_because = True, ""
     log.info("ready")
     return True
