@@ -283,8 +283,22 @@ def _split(script: str) -> Iterator[str]:
 def init_schema() -> None:
     """Make the master's file and tables, or bring them up to date."""
     with _errors(), _lent(_opened()) as conn:
-        conn.execute("PRAGMA journal_mode = WAL")
+        _use_wal(conn)
     migrate.migrate(get_db, lambda conn: None, _run_script, migrate.steps(BACKEND))
+
+
+def _use_wal(conn: _Connection) -> None:
+    """Switch to WAL, for which SQLite waits for nobody: several starts at once need patience."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            conn.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if _trouble(error) is not contract.Busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def ping() -> None:

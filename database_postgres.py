@@ -244,19 +244,19 @@ def init_schema() -> None:
     """Bring the master's tables up to date; mark it so that PostgreSQL refuses to drop it."""
 
     @contextmanager
-    def transaction() -> Iterator[contract.Connection]:
+    def transaction() -> Iterator[_Connection]:
         with _direct() as conn:
             conn.autocommit = False
             yield conn
             conn.commit()
 
-    migrate.migrate(
-        transaction,
-        lambda conn: transaction_lock(conn, "clawd-backend schema"),
-        _run_script,
-        migrate.steps(BACKEND),
-    )
-    with _direct() as conn:
+    def lock(conn: contract.Connection) -> None:
+        transaction_lock(conn, "clawd-backend schema")
+
+    migrate.migrate(transaction, lock, _run_script, migrate.steps(BACKEND))
+    with transaction() as conn:
+        # Of two that change a database's row at once, one fails: "tuple concurrently updated".
+        lock(conn)
         _protect_master(conn)
 
 

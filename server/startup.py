@@ -147,13 +147,15 @@ def _reason(error: DatabaseError) -> str:
 async def _keep_house(app: FastAPI) -> None:
     """Wait for the database if it isn't there, then mend and tidy up from time to time."""
     try:
-        while not app.state.ready:
+        while not app.state.ready and not app.state.chat.generations.draining:
             await asyncio.sleep(RETRY_SECONDS)
             await _prepare(app)
     except StartupFailed as error:
         # The server has come and will never take us: a process manager should know.
         log.critical("can't start: %s", error)
-        logging.shutdown()
+        os._exit(3)
+    except Exception:
+        log.critical("can't start", exc_info=True)
         os._exit(3)
     while True:
         for chore in (lifecycle.mend, limits.forget_old, forget_keys):

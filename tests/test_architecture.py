@@ -56,6 +56,7 @@ FOUNDATIONS = {
     "server/storage/contract.py": set[str](),
     "server/storage/names.py": {"server.storage.contract"},
     "server/storage/pool.py": {"server.storage.contract"},
+    "server/storage/sqlstates.py": {"server.storage.contract"},
     "server/storage/migrate.py": {"server.storage.contract"},
     "server/storage/deletion.py": {"server.storage.contract", "server.storage.names"},
     "server/audit.py": {"server.storage.contract"},
@@ -67,7 +68,7 @@ FOUNDATIONS = {
         "database_postgres",
     },
     "database.py": A_DATABASE,
-    "database_postgres.py": A_DATABASE,
+    "database_postgres.py": A_DATABASE | {"server.storage.sqlstates"},
 }
 MAY_HAVE_SQL = re.compile(
     r"server/\w+/queries\.py|server/audit\.py|server/auth/limits\.py|server/storage/\w+\.py"
