@@ -28,6 +28,8 @@ def _spell(address: str) -> str:
         )
     except EmailNotValidError as error:
         raise _refusal(str(error)) from None
+    if "." not in checked.domain:
+        raise _refusal("The part after the @-sign has no dot.")
     local = unicodedata.normalize("NFKC", checked.local_part)
     local = "".join(c if c.isascii() else c.lower() for c in local)
     return f"{unicodedata.normalize('NFKC', local)}@{checked.ascii_domain or checked.domain}"

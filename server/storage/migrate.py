@@ -66,6 +66,12 @@ def pending(applied: Iterable[tuple[str, str]], known: list[Step]) -> list[Step]
     return [step for step in known if step.name not in done]
 
 
+def list_applied(conn: Connection) -> list[tuple[str, str]]:
+    """The steps that a database has, each with its checksum."""
+    rows = fetch_all(conn, "SELECT name, checksum FROM schema_migrations")
+    return [(row["name"], row["checksum"]) for row in rows]
+
+
 def migrate(
     transaction: Callable[[], AbstractContextManager[Connection]],
     lock: Callable[[Connection], None],
@@ -81,8 +87,7 @@ def migrate(
         with transaction() as conn:
             lock(conn)
             execute(conn, _TABLE)
-            rows = fetch_all(conn, "SELECT name, checksum FROM schema_migrations")
-            todo = pending(((row["name"], row["checksum"]) for row in rows), known)
+            todo = pending(list_applied(conn), known)
             if not todo:
                 return names
             run_script(conn, todo[0].sql)

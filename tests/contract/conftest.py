@@ -3,7 +3,7 @@
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ def start_server(request: pytest.FixtureRequest) -> Iterator[StartServer]:
                 running[name] = (
                     request.getfixturevalue("postgres_server")
                     if name == wheel
-                    else stack.enter_context(postgres.Server(POSTGRES[name]))
+                    else stack.enter_context(throwaway(name))
                 )
             return running[name]
 
@@ -107,8 +107,18 @@ def sqlite_database(sqlite_master: dict[str, str]) -> Iterator[contract.Database
 @pytest.fixture(scope="module")
 def own_server(postgres_name: str) -> Iterator[postgres.Server]:
     """A server of the module's own, which its tests may kill, stop and restart."""
-    with postgres.Server(POSTGRES[postgres_name]) as running:
+    with throwaway(postgres_name) as running:
         yield running
+
+
+@contextmanager
+def throwaway(name: str) -> Iterator[postgres.Server]:
+    """A server whose data nobody wants to keep: ended without writing it all to disk."""
+    with postgres.Server(POSTGRES[name]) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 def opened(settings: dict[str, str]) -> Iterator[contract.Database]:
