@@ -1,9 +1,10 @@
 -- What generations need to outlive connections and processes.
 
--- A process that generates answers; `beat` grows while it lives.
+-- A process that generates answers; `beat` grows while it lives, `process` says which it is.
 CREATE TABLE workers (
     id TEXT PRIMARY KEY,
-    beat BIGINT NOT NULL
+    beat BIGINT NOT NULL,
+    process TEXT
 );
 
 ALTER TABLE messages ADD COLUMN worker_id TEXT;

@@ -1,7 +1,8 @@
 """Server-sent events going out: `start`, `delta`s, then `done` or `error`.
 
-An event's id is the place after it, in characters of the answer; the last one's is one more. So a
-client that comes again with `Last-Event-ID` says exactly how much it has.
+An event's id is twice its place, in characters of the answer up to its end; the last event's is
+one more than that, and so the only odd one. A client that comes again with `Last-Event-ID` says
+how much it has, and whether it has heard the end; also after a crash that lost what it had seen.
 """
 
 import json
@@ -23,20 +24,28 @@ async def listen(
 ) -> AsyncIterator[bytes]:
     """The answer as events, from the beginning or after the last event that the client has."""
     if last_event_id is None:
-        first = {**assistant, "content": "", "status": "streaming", "error": None}
-        first |= {"prompt_tokens": None, "completion_tokens": None}
-        message = _plain(Message.from_row(first, []))
-        yield _event("start", {"user_message": asked and _plain(asked), "message": message}, 0)
-    async for place, text in transcript.deltas(last_event_id or 0, HEARTBEAT_SECONDS):
-        yield _event("delta", {"content": text}, place) if text else KEEPALIVE_COMMENT
-    end = transcript.length + 1
-    if transcript.final is None or (last_event_id is not None and last_event_id >= end):
+        yield _event("start", _start(assistant, asked), 0)
+    elif last_event_id % 2:
         return
-    final = _plain(transcript.final)
+    async for place, text in transcript.deltas((last_event_id or 0) // 2, HEARTBEAT_SECONDS):
+        yield _event("delta", {"content": text}, 2 * place) if text else KEEPALIVE_COMMENT
+    if transcript.final is None:
+        return
+    final, end = _plain(transcript.final), 2 * transcript.length + 1
     if transcript.problem is not None:
         yield _event("error", {**transcript.problem.body(), "message": final}, end)
     else:
         yield _event("done", {"message": final}, end)
+
+
+def _start(assistant: Row, asked: Message | None) -> dict[str, Any]:
+    """Both messages as they were when the answer began."""
+    begun = {**assistant, "content": "", "status": "streaming", "error": None}
+    begun |= {"prompt_tokens": None, "completion_tokens": None}
+    return {
+        "user_message": asked and _plain(asked),
+        "message": _plain(Message.from_row(begun, [])),
+    }
 
 
 def _plain(message: Message) -> dict[str, Any]:

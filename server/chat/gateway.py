@@ -4,10 +4,11 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
+import anyio.to_thread
 import httpx
 
 from server.chat import sse
@@ -17,6 +18,11 @@ from server.settings import Settings
 log = logging.getLogger("clawd.gateway")
 
 MAX_ANSWER = 8 * 1024 * 1024
+# After the finish, for the usage; after the end mark, for the end of the response, so that the
+# connection can be used again.
+FINISH_SECONDS = 2.0
+DONE_SECONDS = 0.25
+SENT_BYTES = 64 * 1024
 MAX_BODY = 32 * 1024 * 1024
 
 
@@ -37,7 +43,10 @@ class Gateway(Protocol):
     model: str
 
     async def answer(self, body: dict[str, Any], sink: Sink) -> None:
-        """Put the answer into the sink; raises a `Problem` when it didn't come to its end."""
+        """Put the answer into the sink; raises a `Problem` when it didn't come to its end.
+
+        Empties `body` as soon as it is sent: it may hold images of many megabytes.
+        """
         ...
 
     async def probe(self) -> None:
@@ -77,12 +86,13 @@ class HttpGateway:
     async def answer(self, body: dict[str, Any], sink: Sink) -> None:
         """Ask for a completion, streamed or whole as `body["stream"]` says."""
         async with self._deadlines() as patience, self._post(body) as response:
+            body.clear()
             await _check_status(response)
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise _nonsense("compressed, though that was not asked for")
             if kind == "text/event-stream":
-                await _Stream(sink, patience.content_came).read(response, patience.byte_came)
+                await _Stream(sink, patience).read(response)
             elif kind == "application/json":
                 _read_whole(await _body(response), sink)
             else:
@@ -111,9 +121,14 @@ class HttpGateway:
 
     @asynccontextmanager
     async def _post(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+        headers = {"Content-Type": "application/json", **self._headers(body)}
+        content = await anyio.to_thread.run_sync(lambda: json.dumps(body).encode())
+        headers["Content-Length"] = str(len(content))
+        sent = _Once(content)
+        del content
         try:
             async with self._client.stream(
-                "POST", "/v1/chat/completions", json=body, headers=self._headers(body)
+                "POST", "/v1/chat/completions", content=sent, headers=headers
             ) as response:
                 yield response
         except httpx.HTTPError as error:
@@ -125,8 +140,22 @@ class HttpGateway:
         try:
             async with asyncio.timeout_at(patience.deadline) as patience.timeout:
                 yield patience
-        except TimeoutError as error:
-            raise GatewayTimeout() from error
+        except (TimeoutError, Problem) as error:
+            # An answer that was finished stays so, however the connection ends.
+            if not patience.finished or isinstance(error, _SaidError):
+                raise GatewayTimeout() if isinstance(error, TimeoutError) else error from error
+
+
+class _Once:
+    """A request's body that is not kept while the answer comes, as httpx would keep bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        content, self._content = memoryview(self._content), b""
+        for at in range(0, len(content), SENT_BYTES):
+            yield bytes(content[at : at + SENT_BYTES])
 
 
 class _Patience:
@@ -137,6 +166,7 @@ class _Patience:
         self._idle = settings.gateway_idle_timeout
         self._end = self._loop.time() + settings.gateway_total_timeout
         self._has_content = False
+        self.finished = False
         self.timeout: asyncio.Timeout | None = None
         self.deadline = min(self._loop.time() + settings.gateway_first_timeout, self._end)
 
@@ -144,49 +174,55 @@ class _Patience:
         self._has_content = True
         self.byte_came()
 
+    def finish_came(self, seconds: float) -> None:
+        """The answer is whole; what may still come, usage and end marks, has this long."""
+        self.finished = True
+        if self.timeout is not None:
+            self.timeout.reschedule(min(self._loop.time() + seconds, self._end))
+
     def byte_came(self) -> None:
         # Before the first content, comments and the role chunk prove nothing.
-        if self._has_content and self.timeout is not None:
+        if self._has_content and not self.finished and self.timeout is not None:
             self.timeout.reschedule(min(self._loop.time() + self._idle, self._end))
 
 
 class _Stream:
     """A streamed completion. Only a `finish_reason` or `[DONE]` without an error ends it well."""
 
-    def __init__(self, sink: Sink, content_came: Callable[[], None]) -> None:
+    def __init__(self, sink: Sink, patience: _Patience) -> None:
         self._sink = sink
-        self._content_came = content_came
+        self._patience = patience
         self._size = 0
-        self._finished = False
+        self._done = False
 
-    async def read(self, response: httpx.Response, byte_came: Callable[[], None]) -> None:
+    async def read(self, response: httpx.Response) -> None:
         reader = sse.Reader()
         try:
             async for chunk in response.aiter_raw():
-                byte_came()
-                for data in reader.feed(chunk):
-                    if self._event(data):
-                        return
-            for data in reader.close():
-                self._event(data)
+                self._patience.byte_came()
+                for name, data in reader.feed(chunk):
+                    self._event(name, data)
+            for name, data in reader.close():
+                self._event(name, data)
         except sse.LineTooLong as error:
             raise _nonsense("a line without end") from error
-        if not self._finished:
+        if not self._patience.finished:
             raise _broken_off()
 
-    def _event(self, data: str) -> bool:
-        """Take one event; True when it is the last."""
+    def _event(self, name: str, data: str) -> None:
         if data.strip() == "[DONE]":
-            self._finished = True
-            return True
+            # With nothing before it, it proves nothing.
+            if self._size:
+                self._patience.finish_came(DONE_SECONDS)
+            self._done = True
+        if self._done:
+            return
         chunk = _parse(data)
-        if chunk.get("error"):
-            raise _said_error(chunk["error"])
-        choices = chunk.get("choices")
-        if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-            self._choice(choices[0])
+        if name == "error" or chunk.get("error") is not None:
+            raise _said_error(chunk.get("error"))
+        for choice in _choices(chunk):
+            self._choice(choice)
         _take_usage(chunk, self._sink)
-        return False
 
     def _choice(self, choice: dict[str, Any]) -> None:
         delta = choice.get("delta")
@@ -195,10 +231,17 @@ class _Stream:
             self._size += len(text)
             if self._size > MAX_ANSWER:
                 raise _nonsense("an answer without end")
-            self._content_came()
+            self._patience.content_came()
             self._sink.add_text(clean(text))
         if choice.get("finish_reason"):
-            self._finished = True
+            self._patience.finish_came(FINISH_SECONDS)
+
+
+def _choices(chunk: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first of the answers that a chunk carries; we asked for one."""
+    choices = chunk.get("choices")
+    found = choices if isinstance(choices, list) else []
+    return [one for one in found if isinstance(one, dict) and not one.get("index")]
 
 
 def clean(text: str) -> str:
@@ -219,12 +262,15 @@ async def _body(response: httpx.Response) -> bytes:
 
 def _read_whole(body: bytes, sink: Sink) -> None:
     completion = _parse(body)
-    if completion.get("error"):
+    if completion.get("error") is not None:
         raise _said_error(completion["error"])
     try:
         text = completion["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
         raise _nonsense("no choices") from error
+    if isinstance(text, list):
+        parts = [part.get("text") for part in text if isinstance(part, dict)]
+        text = "".join(part for part in parts if isinstance(part, str))
     if not isinstance(text, str):
         raise _nonsense("no text")
     sink.add_text(clean(text[:MAX_ANSWER]))
@@ -296,10 +342,14 @@ def _retry_after(value: str) -> int:
     return int(value) if value.isascii() and value.isdigit() and int(value) <= 300 else 5
 
 
+class _SaidError(GatewayFailed):
+    """The gateway says itself that it failed, which outweighs everything before."""
+
+
 def _said_error(error: object) -> Problem:
     kind = error.get("type") if isinstance(error, dict) else None
     log.warning("gateway reported an error", extra={"gateway_error": str(kind)[:100]})
-    return GatewayFailed("The AI gateway reported an error.")
+    return _SaidError("The AI gateway reported an error.")
 
 
 def _nonsense(what: str) -> Problem:

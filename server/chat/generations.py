@@ -1,6 +1,7 @@
 """Answers being generated: tasks of the service, which requests only listen to."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from server.chat.workers import BEAT_SECONDS, Worker
 from server.errors import Overloaded, Problem
 from server.messages.message import Message
 from server.settings import Settings
-from server.storage.contract import DatabaseError
+from server.storage.contract import DatabaseError, Row
+from server.storage.pool import urgent
 
 log = logging.getLogger("clawd.chat")
 T = TypeVar("T")
@@ -28,6 +30,9 @@ SAVE_SECONDS = 0.2
 SAVE_CHARACTERS = 1000
 # How long a finished answer waits for a database that went away.
 KEEP_SECONDS = 60.0
+# While the process ends there is less time: pauses up to this one.
+DRAINING_PAUSE = 1.0
+CLOSE_SECONDS = 5.0
 
 Reason = Literal["stopped", "interrupted", "gone"]
 
@@ -88,8 +93,10 @@ class Generations:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._much = asyncio.Event()
-        # Requests that wait for the database must not keep answers from being saved.
+        self._strays: set[int] = set()
+        # Threads that requests can't use up; `urgent` does the same for the connections.
         self._limiter = CapacityLimiter(4)
+        self._pulse = CapacityLimiter(1)
 
     @property
     def count(self) -> int:
@@ -100,8 +107,10 @@ class Generations:
         """The generation of a message, if it is here."""
         return self._running.get(message_id)
 
-    def open(self) -> None:
-        """Begin to save and to show that this process lives."""
+    async def open(self) -> None:
+        """End what dead processes left; begin to save and to show that this one lives."""
+        with suppress(DatabaseError):
+            await _urgently(self._worker.beat, self._pulse)
         self._loops = [
             asyncio.create_task(self._save_for_ever(), name="saver"),
             asyncio.create_task(self._beat_for_ever(), name="heartbeat"),
@@ -110,13 +119,16 @@ class Generations:
     async def close(self) -> None:
         """Break off what still runs, save it as interrupted, and end."""
         self.interrupt()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=5)
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while self._tasks and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        with suppress(DatabaseError):
-            await self._in_thread(self._worker.leave)
+        with suppress(DatabaseError, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._save_late()
+                await _urgently(self._worker.leave, self._pulse)
         await self.gateway.close()
 
     def interrupt(self) -> None:
@@ -138,10 +150,11 @@ class Generations:
         if isinstance(turn, Replay):
             return turn
         generation = Generation(turn, self._much.set)
-        body = request.build(self._settings, turn.session_key, turn.said, stream=stream)
-        # Images are needed for the request alone, not while the answer comes.
-        turn.said.clear()
         self._running[generation.id] = generation
+        body = request.build(self._settings, turn.session_key, turn.said, stream=stream)
+        # What was said, with its images, is in the body now, which the gateway empties.
+        turn.said.clear()
+        wanted.images.clear()
         generation.asking = asyncio.create_task(self.gateway.answer(body, generation))
         if self.draining:
             generation.cancel("interrupted")
@@ -153,7 +166,7 @@ class Generations:
         return begin(user_id, wanted, self.gateway.model, self._worker.id, full_history=full)
 
     def _hold(self, task: asyncio.Task[Any]) -> None:
-        """Keep a task from being collected, and log what nobody waits for."""
+        """Keep a task from being collected, and have `close` wait for it."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -163,46 +176,57 @@ class Generations:
             return
         await asyncio.wait([generation.asking])
         status = _status(generation, generation.asking)
-        try:
-            await self._store_end(generation, status)
-        finally:
-            del self._running[generation.id]
-            generation.end(generation.message(status), generation.problem)
-            generation.asking = None
+        final = await self._store_end(generation, status)
+        del self._running[generation.id]
+        generation.end(final, generation.problem)
+        generation.asking = None
         log.info(
             "generation ended",
             extra={
                 "message_id": generation.id,
-                "outcome": status,
+                "outcome": final.status,
                 "code": generation.problem.code if generation.problem else None,
                 "characters": generation.length,
             },
         )
 
-    async def _store_end(self, generation: Generation, status: str) -> None:
-        """Store how it ended, as soon as the database takes it."""
+    async def _store_end(self, generation: Generation, status: str) -> Message:
+        """Store how it ended, as soon as the database takes it; the message as it is stored."""
         deadline = time.monotonic() + KEEP_SECONDS
         pause = 0.25
         while True:
             try:
-                await self._in_thread(lambda: self._finish(generation, status))
-            except DatabaseError as failure:
-                cause = {"message_id": generation.id, "cause": str(failure)}
-                if time.monotonic() > deadline or self.draining:
-                    log.error("answer not saved", extra=cause)
+                stored = await self._in_thread(lambda: self._finish(generation, status))
+            except Exception as failure:
+                bug = None if isinstance(failure, DatabaseError) else failure
+                cause = {"message_id": generation.id, "cause": type(failure).__name__}
+                late = time.monotonic() > deadline or (self.draining and pause > DRAINING_PAUSE)
+                if bug is not None or late:
+                    log.error("answer not saved", extra=cause, exc_info=bug)
                     generation.problem = outcome.not_saved()
                     self._unsaved[generation.id] = generation
-                    return
+                    return generation.message("interrupted")
                 log.warning("answer not saved yet", extra=cause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 2.0)
             else:
-                return
+                return self._as_stored(generation, status, stored)
 
-    def _finish(self, generation: Generation, status: str) -> None:
+    def _as_stored(self, generation: Generation, status: str, stored: Row | None) -> Message:
+        """The end that the database knows: another process may have set it."""
+        if stored is None:
+            generation.problem = outcome.gone()
+            return generation.message("interrupted")
+        if stored["status"] != status:
+            generation.problem = outcome.problem_of(stored)
+            return Message.from_row(stored, [])
+        return generation.message(status)
+
+    def _finish(self, generation: Generation, status: str) -> Row | None:
+        """Store the end; the row afterwards, None when it is gone."""
         problem, user_id = generation.problem, generation.turn.user_id
         with database_adapter.get_db() as conn:
-            queries.finish(
+            mine = queries.finish(
                 conn,
                 user_id,
                 generation.id,
@@ -215,6 +239,8 @@ class Generations:
             )
             if problem is not None and problem.code in outcome.NOT_REACHED:
                 queries.free_key(conn, user_id, generation.id)
+            row = None if mine else queries.find_answer(conn, user_id, generation.id)
+        return {**generation.turn.assistant, "status": status} if mine else row
 
     async def _save_for_ever(self) -> None:
         while True:
@@ -241,8 +267,7 @@ class Generations:
 
         def save() -> dict[int, bool]:
             if not texts:
-                with database_adapter.read_db() as conn:
-                    return queries.list_streaming(conn, self._worker.id)
+                return self._list_streaming()
             with database_adapter.get_db() as conn:
                 queries.save_progress(conn, texts)
                 return queries.list_streaming(conn, self._worker.id)
@@ -260,8 +285,9 @@ class Generations:
     async def _beat_for_ever(self) -> None:
         while True:
             try:
-                await self._in_thread(self._worker.beat)
+                await _urgently(self._worker.beat, self._pulse)
                 await self._save_late()
+                await self._end_strays()
             except DatabaseError as failure:
                 log.debug("no heartbeat", extra={"cause": str(failure)})
             except Exception:
@@ -271,11 +297,45 @@ class Generations:
     async def _save_late(self) -> None:
         """Store answers that the database did not take in time: better late than never."""
         for generation in list(self._unsaved.values()):
-            await self._in_thread(lambda g=generation: self._finish(g, "interrupted"))  # type: ignore[misc]
-            del self._unsaved[generation.id]
+            try:
+                await self._in_thread(functools.partial(self._finish, generation, "interrupted"))
+            except Exception as failure:
+                cause = {"message_id": generation.id, "cause": type(failure).__name__}
+                log.warning("answer not saved yet", extra=cause)
+            else:
+                del self._unsaved[generation.id]
+
+    async def _end_strays(self) -> None:
+        """End rows of ours that nobody generates, such as after a commit in doubt.
+
+        A row is a stray when it is one on two looks in a row: it may just be about to begin.
+        """
+        streaming = await self._in_thread(self._list_streaming)
+        strays = streaming.keys() - self._running.keys() - self._unsaved.keys()
+        ended, self._strays = strays & self._strays, strays
+        if ended:
+            await self._in_thread(functools.partial(self._interrupt, sorted(ended)))
+            log.warning("strays ended", extra={"message_ids": sorted(ended)})
+
+    def _list_streaming(self) -> dict[int, bool]:
+        with database_adapter.read_db() as conn:
+            return queries.list_streaming(conn, self._worker.id)
+
+    def _interrupt(self, message_ids: list[int]) -> None:
+        with database_adapter.get_db() as conn:
+            queries.interrupt(conn, self._worker.id, message_ids, outcome.interrupted().detail)
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(function, limiter=self._limiter)
+        return await _urgently(function, self._limiter)
+
+
+async def _urgently(function: Callable[[], T], limiter: CapacityLimiter) -> T:
+    """Run it in a thread whose wish for a connection goes before those of requests."""
+    token = urgent.set(True)
+    try:
+        return await anyio.to_thread.run_sync(function, limiter=limiter)
+    finally:
+        urgent.reset(token)
 
 
 def _status(generation: Generation, asking: asyncio.Task[None]) -> str:

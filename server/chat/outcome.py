@@ -11,6 +11,7 @@ _BY_CODE: dict[str, type[Problem]] = {
     "gateway_connect_timeout": GatewayTimeout,
     "gateway_busy": Overloaded,
     "interrupted": Overloaded,
+    "answer_not_saved": Overloaded,
     "internal_error": Problem,
 }
 

@@ -7,15 +7,15 @@ from server.messages.queries import MESSAGE
 from server.storage.contract import Connection, Row, execute, fetch_all, fetch_one
 
 
-def beat(conn: Connection, worker_id: str) -> None:
+def beat(conn: Connection, worker_id: str, process: str | None) -> None:
     """Show that the worker lives."""
     execute(
         conn,
         """
-        INSERT INTO workers (id, beat) VALUES (%s, 1)
+        INSERT INTO workers (id, beat, process) VALUES (%s, 1, %s)
         ON CONFLICT (id) DO UPDATE SET beat = workers.beat + 1
         """,
-        (worker_id,),
+        (worker_id, process),
     )
 
 
@@ -24,9 +24,11 @@ def list_workers(conn: Connection) -> list[Row]:
     return fetch_all(
         conn,
         """
-        SELECT id, beat FROM workers
+        SELECT id, beat, process FROM workers
         UNION ALL
-        SELECT DISTINCT coalesce(worker_id, '') AS id, CAST(NULL AS BIGINT) AS beat FROM messages
+        SELECT DISTINCT coalesce(worker_id, '') AS id, CAST(NULL AS BIGINT) AS beat,
+            CAST(NULL AS TEXT) AS process
+        FROM messages
         WHERE status = 'streaming'
             AND NOT EXISTS (SELECT 1 FROM workers WHERE workers.id = messages.worker_id)
         """,
@@ -47,6 +49,19 @@ def bury(conn: Connection, worker_id: str, last_beat: int | None, error: str) ->
             AND NOT EXISTS (SELECT 1 FROM workers WHERE workers.id = %(worker_id)s)
         """,
         {"worker_id": worker_id, "error": error},
+    )
+
+
+def interrupt(conn: Connection, worker_id: str, message_ids: Sequence[int], error: str) -> int:
+    """End messages of a worker's own that it does not generate."""
+    marks = ", ".join(["%s"] * len(message_ids))
+    return execute(
+        conn,
+        f"""
+        UPDATE messages SET status = 'interrupted', error = %s, error_code = 'interrupted'
+        WHERE status = 'streaming' AND worker_id = %s AND id IN ({marks})
+        """,
+        [error, worker_id, *message_ids],
     )
 
 
@@ -145,12 +160,12 @@ def stop_without_worker(conn: Connection, user_id: int, message_id: int) -> None
 
 
 def find_answer(conn: Connection, user_id: int, message_id: int) -> Row | None:
-    """One of the user's messages, with its error's code and what decides whom it answers."""
+    """One of the user's answers, with its error's code and what decides whom it answers."""
     return fetch_one(
         conn,
         f"""
         SELECT {MESSAGE}, error_code, forked, parent_id FROM messages
-        WHERE user_id = %(user_id)s AND id = %(id)s AND EXISTS (
+        WHERE user_id = %(user_id)s AND id = %(id)s AND role = 'assistant' AND EXISTS (
             SELECT 1 FROM sessions
             JOIN projects ON projects.id = sessions.project_id AND projects.status = 'active'
             WHERE sessions.id = messages.session_id AND sessions.user_id = %(user_id)s)
@@ -182,16 +197,10 @@ def find_running(conn: Connection, user_id: int, session_id: int) -> int | None:
     return row["id"] if row else None
 
 
-def count_streaming(conn: Connection) -> int:
-    """How many answers are being generated in all processes."""
-    row = fetch_one(conn, "SELECT count(*) AS n FROM messages WHERE status = 'streaming'")
-    return row["n"] if row else 0
-
-
 def claim_key(
     conn: Connection, user_id: int, key: str, fingerprint: str, now: datetime, since: datetime
-) -> Row | None:
-    """Take an idempotency key; the row of the one who has it, or None when it is ours now.
+) -> Row:
+    """Take an idempotency key; its row, without a message when it is ours now.
 
     Of several at once one inserts; the others wait for its transaction, then see its row.
     """
@@ -200,23 +209,17 @@ def claim_key(
         "DELETE FROM idempotency_keys WHERE user_id = %s AND key = %s AND created_at <= %s",
         (user_id, key, since),
     )
-    claimed = execute(
+    row = fetch_one(
         conn,
         """
         INSERT INTO idempotency_keys (user_id, key, fingerprint, created_at)
         VALUES (%s, %s, %s, %s)
-        ON CONFLICT (user_id, key) DO NOTHING
+        ON CONFLICT (user_id, key) DO UPDATE SET key = excluded.key
+        RETURNING fingerprint, user_message_id, message_id
         """,
         (user_id, key, fingerprint, now),
     )
-    if claimed:
-        return None
-    return fetch_one(
-        conn,
-        "SELECT fingerprint, user_message_id, message_id FROM idempotency_keys "
-        "WHERE user_id = %s AND key = %s",
-        (user_id, key),
-    )
+    return row or {}
 
 
 def fill_key(

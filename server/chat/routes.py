@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema, model_validator
 from starlette.responses import JSONResponse
 
 from server.auth.guard import CurrentCaller
@@ -39,7 +39,10 @@ class ChatRequest(BaseModel):
     message: Annotated[Text, Field(max_length=MAX_CHARACTERS, examples=["Hello!"])] = ""
     stream: StrictBool = False
     images: list[Text | ImageData] = Field(
-        default=[], description="`data:image/...;base64,` URLs, or objects.", examples=[[]]
+        default=[],
+        description="`data:image/...;base64,` URLs, or objects.",
+        examples=[[]],
+        json_schema_extra={"maxItems": checks.MAX_IMAGES},
     )
 
     parent_id: BodyId | None = Field(
@@ -87,17 +90,26 @@ class ChatAnswer(BaseModel):
 
 _STREAM_EXAMPLE = (
     'event: start\ndata: {"user_message": {...}, "message": {...}}\nid: 0\n\n'
-    'event: delta\ndata: {"content": "Hello"}\nid: 5\n\n'
-    'event: done\ndata: {"message": {...}}\nid: 6\n\n'
+    'event: delta\ndata: {"content": "Hello"}\nid: 10\n\n'
+    'event: done\ndata: {"message": {...}}\nid: 11\n\n'
 )
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}}
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data", "id"],
+    "properties": {
+        "event": {"type": "string", "enum": ["start", "delta", "done", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+}
+_STREAM = {"text/event-stream": {"itemSchema": _EVENT, "example": _STREAM_EXAMPLE}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": _STREAM},
     **problems(400, 401, 404, 409, 413, 415, 422, 502, 504),
 }
 
 
-def _chat(request: Request) -> Chat:
+async def _chat(request: Request) -> Chat:
     chat: Chat = request.app.state.chat
     return chat
 
@@ -105,10 +117,13 @@ def _chat(request: Request) -> Chat:
 CurrentChat = Annotated[Chat, Depends(_chat)]
 IdempotencyKey = Annotated[
     str | None,
+    WithJsonSchema({"type": "string", "pattern": "^[!-~]{1,255}$"}),
     Header(description="The same key and body within 24 hours get the same messages."),
 ]
 LastEventId = Annotated[
-    str | None, Header(description="The id of the last event that the client has.")
+    str | None,
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{0,10}$"}),
+    Header(description="The id of the last event that the client has."),
 ]
 
 
@@ -122,6 +137,9 @@ async def say(
     """Say something in a session; the agent's answer comes whole, or as an event stream."""
     sent = [image if isinstance(image, str) else image.data for image in body.images]
     images = await run_in_threadpool(checks.read_all, sent)
+    # Many megabytes, which must not be held for as long as the answer comes.
+    sent.clear()
+    body.images.clear()
     wanted = Wanted(
         body.session_id,
         body.message,
@@ -184,7 +202,7 @@ async def follow(
     """
     place = _check_place(last_event_id)
     row = await chat.find(caller.id, message_id)
-    return EventSourceResponse(chat.follow(row, place), headers=events.HEADERS)
+    return EventSourceResponse(await chat.follow(row, place), headers=events.HEADERS)
 
 
 def _check_place(last_event_id: str | None) -> int | None:

@@ -60,15 +60,17 @@ class Chat:
             asked = await run_in_threadpool(turns.find_asked, row["user_id"], row)
         generation = self.generations.find(row["id"])
         if generation is not None:
-            async for event in events.listen(generation, row, asked, last_event_id):
+            return events.listen(generation, row, asked, last_event_id)
+        if row["status"] != "streaming":
+            return events.listen(replay(row), row, asked, last_event_id)
+        return self._mirrored(row, asked, last_event_id)
+
+    async def _mirrored(
+        self, row: Row, asked: Message | None, last_event_id: int | None
+    ) -> AsyncIterator[bytes]:
+        async with self.mirrors.follow(row) as mirror:
+            async for event in events.listen(mirror, row, asked, last_event_id):
                 yield event
-        elif row["status"] != "streaming":
-            async for event in events.listen(replay(row), row, asked, last_event_id):
-                yield event
-        else:
-            async with self.mirrors.follow(row) as mirror:
-                async for event in events.listen(mirror, row, asked, last_event_id):
-                    yield event
 
     async def stop(self, user_id: int, message_id: int) -> Message:
         """End an answer, wherever it is generated; the message afterwards."""

@@ -70,26 +70,31 @@ def begin(
 
     Raises 409 while the session's last answer is still being generated.
     """
-    try:
-        return _begin(user_id, wanted, model, worker_id, full_history=full_history)
-    except Conflict:
-        with database_adapter.read_db() as conn:
-            running = queries.find_running(conn, user_id, wanted.session_id)
+    while True:
+        try:
+            return _begin(user_id, wanted, model, worker_id, full_history=full_history)
+        except Conflict:
+            with database_adapter.read_db() as conn:
+                running = queries.find_running(conn, user_id, wanted.session_id)
+        if running is None:
+            # It ended between the two: the session is free.
+            continue
         raise Conflicting(
             "The agent is still answering in this session.",
             code="session_busy",
             retry_after=1,
             message_id=running,
-        ) from None
+        )
 
 
 def _begin(
     user_id: int, wanted: Wanted, model: str, worker_id: str, *, full_history: bool
 ) -> Turn | Replay:
     now = datetime.now(UTC)
+    fingerprint = wanted.fingerprint() if wanted.key is not None else ""
     with database_adapter.get_db() as conn:
         if wanted.key is not None:
-            replay = _claim_key(conn, user_id, wanted.key, wanted.fingerprint(), now)
+            replay = _claim_key(conn, user_id, wanted.key, fingerprint, now)
             if replay is not None:
                 return replay
         session_key = sessions.touch(conn, user_id, wanted.session_id, now)
@@ -108,7 +113,7 @@ def _claim_key(
     conn: Connection, user_id: int, key: str, fingerprint: str, now: datetime
 ) -> Replay | None:
     known = queries.claim_key(conn, user_id, key, fingerprint, now, now - KEY_LIFETIME)
-    if known is None:
+    if known["message_id"] is None:
         return None
     if known["fingerprint"] != fingerprint:
         raise Invalid(
@@ -134,7 +139,9 @@ def _say(
     if wanted.regenerate_of is not None:
         return _say_again(conn, user_id, wanted, full_history=full_history)
     place = _place(conn, user_id, wanted)
-    leaf = place.parent_id if place.forked else branches.newest(conn, user_id, wanted.session_id)
+    leaf = (
+        place.parent_id if place.forked else messages.find_newest(conn, user_id, wanted.session_id)
+    )
     before = []
     if full_history and leaf is not None:
         spans = branches.spans(conn, user_id, wanted.session_id, leaf)
@@ -171,7 +178,7 @@ def _place(conn: Connection, user_id: int, wanted: Wanted) -> Place:
     if wanted.parent is None:
         return END
     (parent_id,) = wanted.parent
-    if parent_id == branches.newest(conn, user_id, wanted.session_id):
+    if parent_id == messages.find_newest(conn, user_id, wanted.session_id):
         return END
     if parent_id is not None and not messages.find_message(
         conn, user_id, wanted.session_id, parent_id
@@ -190,19 +197,19 @@ def _said(
 ) -> list[Said]:
     """What was said within the spans, with the newest images that fit into one request."""
     rows = messages.list_conversation(conn, user_id, session_id, spans)
-    kept: dict[int, list[Image]] = {row["id"]: [] for row in rows}
+    pictures: dict[int, list[Image]] = {row["id"]: [] for row in rows}
     room = MAX_TOTAL_BYTES
-    for row in images.list_session_images(conn, user_id, session_id, spans[0][1]):
-        room -= row["size_bytes"] if row["message_id"] in kept else 0
-        if room < 0:
-            break
-        if row["message_id"] in kept:
-            image = Image(row["media_type"], bytes(row["data"]))
-            kept[row["message_id"]].insert(0, image)
+    for low, high in spans:
+        for found in images.list_sizes(conn, user_id, session_id, low, high):
+            room -= found["size_bytes"]
+            row = images.find_image(conn, user_id, found["id"]) if room >= 0 else None
+            if row is not None and found["message_id"] in pictures:
+                image = Image(row["media_type"], bytes(row["data"]))
+                pictures[found["message_id"]].insert(0, image)
     return [
-        Said(row["role"], row["content"], kept[row["id"]])
+        Said(row["role"], row["content"], pictures[row["id"]])
         for row in rows
-        if row["content"] or kept[row["id"]]
+        if row["content"] or pictures[row["id"]]
     ]
 
 

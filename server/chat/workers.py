@@ -1,8 +1,9 @@
 """Which processes live: each shows it by a growing number, and watches the others'.
 
-A process that dies leaves messages in status `streaming`. Another one, or the next start, sees
-its number stand still and ends them. Each watcher goes by its own monotonic clock, so the clocks
-of two machines need not agree.
+A process that dies leaves messages in status `streaming`. Another one, or the next start, ends
+them: at once where it can see that the process is gone, on the same machine, and else when its
+number has stood still. Each watcher goes by its own monotonic clock, so the clocks of two machines
+need not agree.
 """
 
 import logging
@@ -10,7 +11,7 @@ import time
 import uuid
 
 import database_adapter
-from server.chat import outcome, queries
+from server.chat import outcome, processes, queries
 
 log = logging.getLogger("clawd.workers")
 
@@ -23,13 +24,14 @@ class Worker:
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
+        self._process = processes.identity()
         self._seen: dict[str, tuple[int | None, float]] = {}
         self._last_look = float("-inf")
 
     def beat(self) -> None:
         """Show that this process lives, then look after the others; every `BEAT_SECONDS`."""
         with database_adapter.get_db() as conn:
-            queries.beat(conn, self.id)
+            queries.beat(conn, self.id, self._process)
         for worker_id, last_beat in self._dead():
             self._bury(worker_id, last_beat)
 
@@ -39,7 +41,7 @@ class Worker:
             queries.leave(conn, self.id)
 
     def _dead(self) -> list[tuple[str, int | None]]:
-        """Workers whose number has stood still for `DEAD_SECONDS`."""
+        """Workers that are certainly gone, or whose number stood still for `DEAD_SECONDS`."""
         with database_adapter.read_db() as conn:
             rows = queries.list_workers(conn)
         now = time.monotonic()
@@ -48,15 +50,17 @@ class Worker:
             self._seen.clear()
         self._last_look = now
         before, self._seen = self._seen, {}
+        dead = []
         for row in rows:
             known = before.get(row["id"])
-            same = known is not None and known[0] == row["beat"]
-            self._seen[row["id"]] = known if known is not None and same else (row["beat"], now)
-        return [
-            (worker_id, last_beat)
-            for worker_id, (last_beat, since) in self._seen.items()
-            if now - since > DEAD_SECONDS and worker_id != self.id
-        ]
+            if known is None or known[0] != row["beat"]:
+                known = (row["beat"], now)
+            self._seen[row["id"]] = known
+            # A row without a worker was never any process's.
+            gone = not row["id"] or processes.is_gone(row["process"])
+            if row["id"] != self.id and (gone or now - known[1] > DEAD_SECONDS):
+                dead.append((row["id"], row["beat"]))
+        return dead
 
     def _bury(self, worker_id: str, last_beat: int | None) -> None:
         with database_adapter.get_db() as conn:

@@ -39,7 +39,7 @@ _DOWN: dict[int | str, dict[str, Any]] = {
 _ALL_DOWN = {**_DOWN, 503: {"model": Health, "description": "The database is away."}}
 
 
-def _checks(request: Request) -> Checks:
+async def _checks(request: Request) -> Checks:
     checks: Checks = request.app.state.checks
     return checks
 

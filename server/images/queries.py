@@ -46,16 +46,19 @@ def describe_images(conn: Connection, user_id: int, message_id: int) -> list[Row
     )
 
 
-def list_session_images(conn: Connection, user_id: int, session_id: int, up_to: int) -> list[Row]:
-    """The images of a session up to a message, with their bytes, newest first."""
+def list_sizes(
+    conn: Connection, user_id: int, session_id: int, first_id: int, last_id: int
+) -> list[Row]:
+    """The images of the messages between two ids, newest first, without their bytes."""
     return fetch_all(
         conn,
         """
-        SELECT images.message_id, images.media_type, images.size_bytes, images.data
+        SELECT images.id, images.message_id, images.size_bytes
         FROM images JOIN messages ON messages.id = images.message_id
         WHERE images.user_id = %(user_id)s AND messages.user_id = %(user_id)s
-            AND messages.session_id = %(session_id)s AND messages.id <= %(up_to)s
+            AND messages.session_id = %(session_id)s
+            AND messages.id BETWEEN %(first_id)s AND %(last_id)s
         ORDER BY images.id DESC
         """,
-        {"user_id": user_id, "session_id": session_id, "up_to": up_to},
+        {"user_id": user_id, "session_id": session_id, "first_id": first_id, "last_id": last_id},
     )

@@ -9,11 +9,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Generic, TypeVar
 
 from server.storage.contract import Busy
 
 C = TypeVar("C")
+
+# Whoever must not wait behind requests, such as a process that shows that it lives, sets this.
+urgent: ContextVar[bool] = ContextVar("urgent", default=False)
 
 
 class Pool(Generic[C]):
@@ -41,17 +45,18 @@ class Pool(Generic[C]):
         self._maximum = maximum
         self._wait = wait
         self._idle_seconds = idle_seconds
-        self._places = threading.Semaphore(maximum)
         self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)
         self._idle: deque[tuple[C, float]] = deque()  # the most recently used at the right
         self._in_use = 0
         self._waiting = 0
+        self._urgent_waiting = 0
         self._closed = False
 
     def acquire(self, wait: float | None = None) -> C:
         """Borrow a connection; `release` must follow.
 
-        Raises `Busy` when none comes free within `wait` seconds.
+        Raises `Busy` when none comes free within `wait` seconds, at once when too many wait.
         """
         self._take_place(self._wait if wait is None else wait)
         try:
@@ -96,19 +101,24 @@ class Pool(Generic[C]):
             self._close(conn)
 
     def _take_place(self, wait: float) -> None:
+        first = urgent.get()
         with self._lock:
             # Whoever would stand behind four full pools has no chance within the deadline.
-            if self._waiting >= 4 * self._maximum:
+            if self._waiting >= 4 * self._maximum and not first:
                 raise Busy("too many requests wait for a database connection")
             self._waiting += 1
-        try:
-            if not self._places.acquire(timeout=wait):
-                raise Busy(f"no database connection came free within {wait:g} s")
-        finally:
-            with self._lock:
+            self._urgent_waiting += first
+            try:
+                if not self._freed.wait_for(lambda: self._may_enter(first), wait):
+                    raise Busy(f"no database connection came free within {wait:g} s")
+                self._in_use += 1
+            finally:
                 self._waiting -= 1
-        with self._lock:
-            self._in_use += 1
+                self._urgent_waiting -= first
+                self._freed.notify_all()
+
+    def _may_enter(self, first: bool) -> bool:
+        return self._in_use < self._maximum and (first or not self._urgent_waiting)
 
     def _newest_idle(self) -> C | None:
         while True:
@@ -123,4 +133,4 @@ class Pool(Generic[C]):
     def _leave_place(self) -> None:
         with self._lock:
             self._in_use -= 1
-        self._places.release()
+            self._freed.notify_all()

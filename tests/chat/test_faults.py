@@ -209,3 +209,16 @@ def test_deleting_ends_the_answer(api: Api, gateway: GatewayStub, what: str) -> 
             lambda: any(r.cancelled for r in gateway.chats if r.body.get("user") == user)
         )
     assert api.get(f"/sessions/{session['id']}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "marker", ["answer done=false", "answer finish=none"], ids=["no-mark", "no-reason"]
+)
+def test_the_connection_is_used_again(api: Api, gateway: GatewayStub, marker: str) -> None:
+    """One end mark is enough, and the next turn does not wait for the first one's connection."""
+    session = api.session()
+    started = time.monotonic()
+    for _ in range(3):
+        events = api.chat_events(session["id"], f"Hello [[gateway:{marker}]]")
+        assert events[-1].name == "done"
+    assert time.monotonic() - started < 3

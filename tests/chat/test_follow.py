@@ -58,11 +58,13 @@ def test_any_place_of_a_finished_answer(api: Api, follower_api: Api) -> None:
     answer = api.chat(session["id"], "Grüße, 你好, \N{GRINNING FACE}!").json()["message"]
     text = answer["content"]
     for place in (1, 7, len(text) - 1, len(text)):
-        events = Follower(follower_api, answer["id"], str(place)).start().join()
+        events = Follower(follower_api, answer["id"], str(2 * place)).start().join()
         assert text_of(events) == text[place:]
         assert events[-1].name == "done"
-    assert Follower(follower_api, answer["id"], str(len(text) + 1)).start().join() == []
     whole = Follower(follower_api, answer["id"]).start().join()
+    assert Follower(follower_api, answer["id"], whole[-1].id).start().join() == []
+    beyond = Follower(follower_api, answer["id"], str(2 * len(text) + 400)).start().join()
+    assert [event.name for event in beyond] == ["done"], "it had more before a crash"
     assert [event.name for event in whole] == ["start", "delta", "done"]
     assert whole[-1].data["message"] == answer
 

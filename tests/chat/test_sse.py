@@ -11,10 +11,10 @@ from server.chat import sse
 
 
 def read(chunks: list[bytes]) -> list[str]:
-    """All events of a stream."""
+    """The data of all events of a stream."""
     reader = sse.Reader()
     events = [event for chunk in chunks for event in reader.feed(chunk)]
-    return events + reader.close()
+    return [data for _, data in events + reader.close()]
 
 
 @given(
@@ -64,3 +64,9 @@ def test_a_line_without_end() -> None:
     assert reader.feed(b"x" * sse.MAX_LINE) == []
     with pytest.raises(sse.LineTooLong):
         reader.feed(b"x")
+
+
+def test_names_of_events() -> None:
+    """The name belongs to its own event only."""
+    reader = sse.Reader()
+    assert reader.feed(b"event: error\ndata: a\n\ndata: b\n\n") == [("error", "a"), ("", "b")]
