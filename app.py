@@ -4,6 +4,7 @@ Run it with `uvicorn app:app`, or with `./start-backend.sh`, which reads HOST an
 """
 
 import sys
+from functools import partial
 
 from starlette.middleware.cors import CORSMiddleware
 
@@ -38,12 +39,13 @@ def create_app(settings: Settings) -> App:
     )
     errors.install(app)
     if settings.cors_origins:
-        app.add_middleware(
+        # Not `add_middleware`: a page could not read the 413 and 500 of FastAPI's outer layers.
+        app.outermost = partial(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
-            expose_headers=["X-Request-ID", "Retry-After"],
+            expose_headers=["X-Request-ID", "Retry-After", "Idempotent-Replayed"],
         )
     for feature in (health, auth, projects, sessions, messages, images, chat):
         app.include_router(feature.router)

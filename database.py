@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import functools
+import logging
 import os
 import re
 import sqlite3
@@ -22,6 +23,10 @@ from server.storage.pool import Pool
 
 BACKEND = "sqlite"
 BUSY_SECONDS = 5.0
+# "clwd" in the header of every file that a creation made (PRAGMA application_id).
+APPLICATION_ID = 0x636C7764
+
+log = logging.getLogger("clawd.database")
 
 # The words of schema/ that SQLite spells differently.
 _SPELLINGS = {
@@ -341,8 +346,9 @@ def is_master_database(db_name: str) -> bool:
     settings = get_settings()
     if names.is_master(db_name, settings.db_name):
         return True
-    return _leads_to(_path(db_name), settings.db_path) or _leads_to(
-        Path(db_name.partition("\0")[0] or "."), settings.db_path
+    name = str(db_name).partition("\0")[0]
+    return _leads_to(_path(name), settings.db_path) or _leads_to(
+        Path(name or "."), settings.db_path
     )
 
 
@@ -434,6 +440,7 @@ def _fill(path: Path, template_sql: str) -> None:
             if _trouble(error):
                 raise
             raise contract.TemplateFailed(str(error)) from error
+        conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         conn.execute("COMMIT")
 
 
@@ -463,14 +470,44 @@ def drop_project_database(db_name: str, project_id: int | None, force: bool) -> 
 
 def _in_use(path: Path) -> bool:
     """Whether another connection reads, writes or (in WAL mode) merely has the file open."""
-    with closing(_open(path, "rw")) as conn:
-        try:
+    try:
+        with _errors(), closing(_open(path, "rw")) as conn:
             conn.execute("PRAGMA busy_timeout = 0")
             conn.execute("PRAGMA locking_mode = EXCLUSIVE")
             conn.execute("BEGIN EXCLUSIVE")
-        except sqlite3.DatabaseError as error:
-            return _trouble(error) is contract.Busy
+    except contract.Busy:
+        return True
+    except contract.DatabaseError as error:
+        if not _is_no_database(error) and not isinstance(error, contract.ReadOnly):
+            raise
     return False
+
+
+def _is_no_database(error: contract.DatabaseError) -> bool:
+    """Whether the file's own bytes are the trouble."""
+    code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
+
+def project_database_exists(db_name: str) -> bool:
+    """Whether there is a file, or a link, in the database's place."""
+    return os.path.lexists(_path(db_name))
+
+
+def made_project_database(db_name: str, project_id: int) -> bool:
+    """Whether the file's header says that this service made it."""
+    path = _path(db_name)
+    _check_path(path)
+    if not path.exists():
+        return False
+    try:
+        with _errors(), closing(_open(path, "ro")) as conn:
+            row: Any = conn.execute("PRAGMA application_id").fetchone()
+    except contract.DatabaseError as error:
+        if _is_no_database(error):
+            return False
+        raise
+    return bool(row["application_id"] == APPLICATION_ID)
 
 
 def delete_project_database(project_name: str, force: bool = False) -> DeletionResult:
@@ -503,10 +540,18 @@ def describe_project_database(db_name: str) -> ProjectDatabase | None:
 
 def sweep_project_databases() -> list[str]:
     """Remove files of creations that ended half-way more than a minute ago."""
-    removed = []
     with suppress(FileNotFoundError):
-        for path in sorted(get_settings().project_databases.iterdir()):
-            if _HALF_MADE.fullmatch(path.name) and path.stat().st_mtime < time.time() - 60:
-                path.unlink(missing_ok=True)
-                removed.append(path.name)
-    return removed
+        files = sorted(get_settings().project_databases.iterdir())
+        return [path.name for path in files if _HALF_MADE.fullmatch(path.name) and _sweep(path)]
+    return []
+
+
+def _sweep(path: Path) -> bool:
+    try:
+        old = path.stat().st_mtime < time.time() - 60
+        if old:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("half-made file not removed", extra={"file": path.name, "cause": str(error)})
+        return False
+    return old

@@ -7,7 +7,7 @@ database of the import.
 from contextlib import AbstractContextManager
 from typing import Any
 
-from server.settings import get_settings
+from server.settings import BadSettings, get_settings
 from server.storage import contract, names
 from server.storage.contract import (
     Connection,
@@ -113,6 +113,16 @@ def delete_project_database(project_name: str, force: bool = False) -> DeletionR
     return current().delete_project_database(project_name, force)
 
 
+def project_database_exists(db_name: str) -> bool:
+    """Whether anything of that name is there, whoever made it."""
+    return current().project_database_exists(db_name)
+
+
+def made_project_database(db_name: str, project_id: int) -> bool:
+    """Whether it is there and carries the mark of `create_project_database`."""
+    return current().made_project_database(db_name, project_id)
+
+
 def describe_project_database(db_name: str) -> ProjectDatabase | None:
     """The project's database, read from itself; None when it is missing."""
     return current().describe_project_database(db_name)
@@ -125,7 +135,10 @@ def sweep_project_databases() -> list[str]:
 
 def get_database_info() -> dict[str, Any]:
     """Which database is in use, why, and where it is; never the password."""
-    settings = get_settings()
+    try:
+        settings = get_settings()
+    except BadSettings as error:
+        return {"backend": None, "status": "error", "reason": str(error)}
     backend, reason = settings.backend_choice
     if backend == "sqlite":
         return {

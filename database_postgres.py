@@ -1,6 +1,7 @@
 """The PostgreSQL database: the pool, its transactions, the projects' databases."""
 
 import hashlib
+import logging
 import select
 import threading
 import time
@@ -16,6 +17,7 @@ from psycopg2.extras import RealDictCursor
 
 from server.settings import BadSettings, Settings, get_settings
 from server.storage import contract, deletion, migrate, names, sqlstates
+from server.storage.breaker import Breaker
 from server.storage.contract import ConnectionStatus, DeletionResult, ProjectDatabase
 from server.storage.pool import Pool
 
@@ -23,10 +25,14 @@ BACKEND = "postgresql"
 CONNECT_SECONDS = 2.0
 DDL_SECONDS = 30.0
 PING_SECONDS = 1.0
+# Each takes up to three connections beside the pool.
+DDL_AT_ONCE = 4
 # How much longer than the server's own limit we wait for its answer before we call it hung.
 GRACE_SECONDS = 0.5
 
 _HALF_MADE = "clawd_creating"
+
+log = logging.getLogger("clawd.database")
 
 
 class _Connection(psycopg2.extensions.connection):
@@ -37,6 +43,10 @@ class _Connection(psycopg2.extensions.connection):
     """
 
     patience = CONNECT_SECONDS
+
+
+class _Hung(contract.Unavailable):
+    """The server took the statement, or the connection, and said nothing within the deadline."""
 
 
 class _Cursor(RealDictCursor):
@@ -53,15 +63,16 @@ class _Cursor(RealDictCursor):
 def _wait(conn: Any) -> None:
     """psycopg2's wait callback: `select`, with the connection's deadline."""
     deadline = time.monotonic() + getattr(conn, "patience", CONNECT_SECONDS)
-    waiter = select.poll()
     while (state := conn.poll()) != psycopg2.extensions.POLL_OK:
+        # libpq changes its socket from one of a host's addresses to the next.
+        waiter = select.poll()
         waiter.register(
             conn.fileno(),
             select.POLLIN if state == psycopg2.extensions.POLL_READ else select.POLLOUT,
         )
         left = deadline - time.monotonic()
         if left <= 0 or not waiter.poll(left * 1000):
-            raise contract.Unavailable("the database server does not answer")
+            raise _Hung("the database server does not answer")
 
 
 def _connect(settings: Settings, dbname: str, patience: float) -> _Connection:
@@ -152,6 +163,7 @@ def _close(conn: _Connection) -> None:
         conn.close()
 
 
+_breaker = Breaker()
 _pool: Pool[_Connection] | None = None
 _opening = threading.Lock()
 
@@ -199,13 +211,16 @@ def read_db() -> Iterator[contract.Connection]:
 
 @contextmanager
 def _lent(pool: Pool[_Connection], wait: float | None = None) -> Iterator[_Connection]:
-    conn = pool.acquire(wait)
+    """A connection of the pool; refused at once while the server hangs."""
+    conn = _acquire(pool, wait)
     healthy = False
     try:
         yield conn
         healthy = True
-    except contract.Unavailable:
+    except contract.Unavailable as error:
         # It may be hung: a rollback would wait just as long.
+        if isinstance(error, _Hung):
+            _breaker.failed()
         raise
     except BaseException:
         with suppress(psycopg2.Error, contract.Unavailable):
@@ -214,6 +229,33 @@ def _lent(pool: Pool[_Connection], wait: float | None = None) -> Iterator[_Conne
         raise
     finally:
         pool.release(conn, healthy)
+
+
+def _acquire(pool: Pool[_Connection], wait: float | None) -> _Connection:
+    trying = _breaker.check()
+    conn = None
+    try:
+        conn = pool.acquire(wait)
+        if trying:
+            _try(conn)
+            _breaker.answered()
+        else:
+            # The server may have begun to hang while this caller waited.
+            _breaker.check_again()
+    except BaseException as error:
+        if trying or isinstance(error, _Hung):
+            _breaker.failed()
+        if conn is not None:
+            pool.release(conn, healthy=not trying)
+        raise
+    return conn
+
+
+def _try(conn: _Connection) -> None:
+    patience, conn.patience = conn.patience, PING_SECONDS
+    conn.autocommit = True
+    contract.execute(conn, "SELECT 1")
+    conn.patience = patience
 
 
 def transaction_lock(conn: contract.Connection, name: str) -> None:
@@ -320,13 +362,14 @@ def close_pool() -> None:
     global _pool
     with _opening:
         pool, _pool = _pool, None
+    _breaker.answered()
     if pool is not None:
         pool.close()
 
 
 def is_master_database(db_name: str) -> bool:
     """Whether the name is the master's or a maintenance database's."""
-    return names.is_master(db_name.partition("\0")[0], get_settings().db_name)
+    return names.is_master(db_name, get_settings().db_name)
 
 
 def validate_project_database_deletion(project_name: str, db_name: str) -> tuple[bool, str]:
@@ -376,13 +419,14 @@ def create_project_database(
     settings = get_settings()
     db_name = names.new_database_name(project_name, settings.db_name)
     half_made = f"{_half_made_prefix()}{uuid.uuid4().hex}"
-    with _direct() as conn:
+    with _ddl_slot(), _direct() as conn:
         if _exists(conn, db_name):
             raise contract.DatabaseExists(f"database '{db_name}' already exists")
+        owner = deletion.find_owner(read_db, db_name) if project_id is None else project_id
         _try_lock(conn, half_made)
         try:
             _ddl(conn, "CREATE DATABASE {} TEMPLATE template0", half_made)
-            _comment(conn, half_made, _marker(project_id))
+            _comment(conn, half_made, _marker(owner))
             if template_sql.strip():
                 _apply_template(half_made, template_sql)
             _ddl(conn, "ALTER DATABASE {} RENAME TO {to}", half_made, to=db_name)
@@ -395,6 +439,20 @@ def create_project_database(
                 raise contract.DatabaseExists(f"database '{db_name}' already exists") from error
             raise
     return db_name
+
+
+_ddl_slots = threading.BoundedSemaphore(DDL_AT_ONCE)
+
+
+@contextmanager
+def _ddl_slot() -> Iterator[None]:
+    """One of the few creations or drops that a process does at a time."""
+    if not _ddl_slots.acquire(timeout=DDL_SECONDS):
+        raise contract.Busy(f"{DDL_AT_ONCE} databases are being created or dropped")
+    try:
+        yield
+    finally:
+        _ddl_slots.release()
 
 
 def _half_made_prefix() -> str:
@@ -410,7 +468,7 @@ def _comment(conn: _Connection, db_name: str, comment: str) -> None:
     contract.execute(conn, statement.as_string(conn))
 
 
-def _exists(conn: _Connection, db_name: str) -> bool:
+def _exists(conn: contract.Connection, db_name: str) -> bool:
     return bool(
         contract.fetch_one(conn, "SELECT 1 FROM pg_database WHERE datname = %s", (db_name,))
     )
@@ -435,10 +493,11 @@ def drop_project_database(db_name: str, project_id: int | None, force: bool) -> 
     refusal = names.find_refusal(db_name, get_settings().db_name)
     if refusal is not None:
         raise refusal
-    with _direct() as conn:
+    with _ddl_slot(), _direct() as conn:
         row = contract.fetch_one(
             conn,
             "SELECT shobj_description(oid, 'pg_database') AS comment, "
+            "pg_has_role(datdba, 'USAGE') AS owned, "
             "(SELECT count(*) FROM pg_stat_activity "
             # Autovacuum has no user, and makes way by itself.
             "WHERE datname = %(name)s AND usesysid IS NOT NULL) AS others "
@@ -447,10 +506,13 @@ def drop_project_database(db_name: str, project_id: int | None, force: bool) -> 
         )
         if row is None:
             return False
-        if row["comment"] != _marker(project_id):
+        # One that was made by name alone belongs to whoever has its name in this master.
+        if row["comment"] not in (_marker(project_id), _marker(None)):
             raise names.Refused(
                 f"Database '{db_name}' is not the one that this project created.", hard=True
             )
+        if not row["owned"]:
+            raise names.Refused(f"Database '{db_name}' belongs to another role.", hard=True)
         in_use = names.Refused(
             f"Database '{db_name}' is in use by other connections.", hard=False, in_use=True
         )
@@ -462,6 +524,24 @@ def drop_project_database(db_name: str, project_id: int | None, force: bool) -> 
             # Somebody came meanwhile, or a superuser is connected whom we can't send away.
             raise in_use from error
     return True
+
+
+def project_database_exists(db_name: str) -> bool:
+    """Whether the server has a database of that name."""
+    with read_db() as conn:
+        return _exists(conn, db_name)
+
+
+def made_project_database(db_name: str, project_id: int) -> bool:
+    """Whether the database's comment names this project of this master."""
+    with read_db() as conn:
+        row = contract.fetch_one(
+            conn,
+            "SELECT shobj_description(oid, 'pg_database') AS comment "
+            "FROM pg_database WHERE datname = %s",
+            (db_name,),
+        )
+    return row is not None and row["comment"] == _marker(project_id)
 
 
 def delete_project_database(project_name: str, force: bool = False) -> DeletionResult:
@@ -499,15 +579,23 @@ def describe_project_database(db_name: str) -> ProjectDatabase | None:
 
 def sweep_project_databases() -> list[str]:
     """Drop the databases of creations whose process died half-way."""
-    removed = []
     with _direct() as conn:
         rows = contract.fetch_all(
             conn,
             "SELECT datname FROM pg_database WHERE starts_with(datname, %s)",
             (_half_made_prefix(),),
         )
-        for row in rows:
-            if _try_lock(conn, row["datname"]):
-                _ddl(conn, "DROP DATABASE IF EXISTS {} WITH (FORCE)", row["datname"])
-                removed.append(row["datname"])
-    return removed
+        found = [row["datname"] for row in rows]
+        return [name for name in found if _try_lock(conn, name) and _sweep(conn, name)]
+
+
+def _sweep(conn: _Connection, db_name: str) -> bool:
+    try:
+        _ddl(conn, "DROP DATABASE IF EXISTS {} WITH (FORCE)", db_name)
+    except (psycopg2.Error, contract.DatabaseError) as error:
+        log.warning(
+            "half-made database not removed",
+            extra={"database": db_name, "cause": _first_line(error)},
+        )
+        return False
+    return True

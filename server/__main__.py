@@ -8,6 +8,7 @@ import sys
 import uvicorn
 
 import database_adapter
+from server.connection import Connection
 from server.logs import configure
 from server.settings import BadSettings, get_settings
 
@@ -33,6 +34,8 @@ def main() -> None:
         "app:app",
         host=settings.host,
         port=settings.port,
+        http=Connection,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

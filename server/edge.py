@@ -4,25 +4,36 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import errors
 from server.logs import request_id
+from server.settings import get_settings
 
 log = logging.getLogger("clawd.http")
 
+# nginx's number for it, only ever in the log.
+CLIENT_GONE = 499
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
 }
+_ABOUT_THE_BODY = ("content-type", "content-length")
 _DOCS = ("/docs", "/openapi.json")
+# Load balancers and process managers ask just when there is too much to do.
+_HEALTH = re.compile(r"/health(/\w+)?", re.ASCII)
+# Requests that last as long as an answer takes, and only wait most of the time.
+_LONG = re.compile(r"/chat(/[^/]+/stream)?")
 
 
 class StartupFailed(Exception):
@@ -36,8 +47,80 @@ class App(FastAPI):
     and with it the client's next request; here it ends as an ordinary 500.
     """
 
+    outermost: Callable[[ASGIApp], ASGIApp] | None = None
+    """What stands right inside the edge, around the answers of every other layer."""
+
     def build_middleware_stack(self) -> ASGIApp:
-        return Edge(super().build_middleware_stack())
+        settings = get_settings()
+        limits = Limits(settings.max_requests, settings.max_streams)
+        app = limits.around(super().build_middleware_stack())
+        return Edge(self.outermost(app) if self.outermost else app)
+
+
+@dataclass
+class _Room:
+    """How many requests of one kind may be at work at once, and how many are."""
+
+    most: int
+    taken: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.taken >= self.most
+
+
+class Limits:
+    """Refuses what is too much at once, before any work is done on it.
+
+    A chat counts as a request while its body is read, up to 24 MiB of it, and as a stream after.
+    """
+
+    def __init__(self, max_requests: int, max_streams: int) -> None:
+        self.requests = _Room(max_requests)
+        self.streams = _Room(max_streams)
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The application, called only as far as there is room."""
+
+        async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http" or _HEALTH.fullmatch(scope["path"]):
+                await app(scope, receive, send)
+                return
+            long = _LONG.fullmatch(scope["path"]) is not None
+            if self.requests.full or (long and self.streams.full):
+                busy = errors.Overloaded("Too many requests at once.", code="overloaded")
+                await errors.respond(busy)(scope, receive, send)
+                return
+            place = _Place(self.requests)
+
+            async def receive_whole() -> Message:
+                message = await receive()
+                if not message.get("more_body", False):
+                    place.move(self.streams)
+                return message
+
+            try:
+                await app(scope, receive_whole if long else receive, send)
+            finally:
+                place.leave()
+
+        return limited
+
+
+class _Place:
+    """A request's place in one of the rooms."""
+
+    def __init__(self, room: _Room) -> None:
+        self._room = room
+        room.taken += 1
+
+    def move(self, room: _Room) -> None:
+        self.leave()
+        self._room = room
+        room.taken += 1
+
+    def leave(self) -> None:
+        self._room.taken -= 1
 
 
 class Edge:
@@ -91,6 +174,9 @@ class _Exchange:
         token = request_id.set(self.id)
         try:
             await app(self.scope, receive, self.send_message)
+        except ClientDisconnect:
+            # Hung up on, or refused, while the body was read: nobody is there to be answered.
+            self.status = CLIENT_GONE
         except Exception as error:
             log.exception("unhandled exception", extra={"kind": type(error).__name__})
             if not self.status:
@@ -103,7 +189,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(raw=list(message.get("headers", [])))
-            self._add_headers(headers)
+            add_headers(headers, self.scope)
             message = {**message, "headers": headers.raw}
             if self._is_foreign_error(headers):
                 await self._reshape(headers)
@@ -111,17 +197,6 @@ class _Exchange:
         elif self.reshaped:
             return
         await self.send(message)
-
-    def _add_headers(self, headers: MutableHeaders) -> None:
-        headers["X-Request-ID"] = self.id
-        for name, value in _SECURITY.items():
-            headers[name] = value
-        path = self.scope["path"]
-        headers.setdefault("Cache-Control", "no-store")
-        if path not in _DOCS:
-            headers.setdefault(
-                "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"
-            )
 
     def _is_foreign_error(self, headers: Headers) -> bool:
         """An error that FastAPI's own middleware wrote, such as its 413 in plain text."""
@@ -133,7 +208,7 @@ class _Exchange:
         problem = errors.from_http(HTTPException(self.status))
         response = errors.respond(problem)
         response.headers.update(
-            {name: value for name, value in headers.items() if not name.startswith("content-")}
+            {name: value for name, value in headers.items() if name not in _ABOUT_THE_BODY}
         )
         await response(self.scope, _no_body, self.send)
 
@@ -153,6 +228,19 @@ class _Exchange:
                 "user_id": user,
             },
         )
+
+
+def add_headers(headers: MutableHeaders, scope: Scope) -> None:
+    """Put on what every answer has, whoever wrote it."""
+    headers["X-Request-ID"] = request_id.get()
+    for name, value in _SECURITY.items():
+        headers[name] = value
+    headers.setdefault("Cache-Control", "no-store")
+    if scope.get("path") not in _DOCS:
+        headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+    # uvicorn takes the scheme from X-Forwarded-Proto if TRUSTED_PROXIES names the sender.
+    if scope.get("scheme") == "https":
+        headers["Strict-Transport-Security"] = "max-age=31536000"
 
 
 async def _no_body() -> Message:

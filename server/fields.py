@@ -42,14 +42,24 @@ def utc(value: datetime) -> datetime:
 
 
 Text = Annotated[str, AfterValidator(_storable)]
-BodyId = Annotated[int, Field(ge=1, le=MAX_ID, strict=True)]
-PathId = Annotated[int, BeforeValidator(canonical), Path(ge=1, le=MAX_ID, examples=[1])]
+# The limits stand before what reads the digits: behind it, they get into OpenAPI as `ge` and `le`,
+# which nobody understands. Less than 2^63, since FastAPI makes floats of limits, which have no
+# 2^63 - 1.
+Id = Annotated[int, Field(ge=1, lt=MAX_ID + 1)]
+BodyId = Annotated[Id, Field(strict=True)]
+PathId = Annotated[Id, BeforeValidator(canonical), Path(examples=[1])]
 Limit = Annotated[
-    int, BeforeValidator(canonical), Query(ge=1, le=200, description="Most items in the answer.")
+    int,
+    Field(ge=1, le=200),
+    BeforeValidator(canonical),
+    Query(description="Most items in the answer."),
 ]
+# What may be left out of a URL or a header is not null in there: `null` would be a text.
 Cursor = Annotated[
     str | None,
-    Query(max_length=200, description="`next_cursor` of the page before; none: the first page."),
+    Field(max_length=200),
+    WithJsonSchema({"type": "string", "maxLength": 200}),
+    Query(description="`next_cursor` of the page before; none: the first page."),
 ]
 Instant = Annotated[
     datetime,

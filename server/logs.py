@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -25,13 +26,18 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return fields
 
 
+def _without_rows(traceback: str) -> str:
+    """PostgreSQL's DETAIL shows the failing row, with messages and password hashes in it."""
+    return re.sub(r"(?m)^DETAIL:.*$", "DETAIL: (left out)", traceback)
+
+
 class JsonFormatter(logging.Formatter):
     """One line of JSON; control characters are escaped, so that no input can forge a line."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = _fields(record)
         if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
+            fields["traceback"] = _without_rows(self.formatException(record.exc_info))
         return json.dumps(fields, default=str)
 
 
@@ -44,7 +50,9 @@ class TextFormatter(logging.Formatter):
         fields.pop("logger")
         rest = " ".join(f"{name}={json.dumps(v, default=str)}" for name, v in fields.items())
         line = f"{lead}  {rest}".encode("unicode_escape").decode("ascii")
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        return f"{line}\n{_without_rows(self.formatException(record.exc_info))}"
 
 
 def configure(log_format: str, level: str) -> None:

@@ -1,7 +1,9 @@
 """Every setting of the service: its environment name, type, default and meaning."""
 
 import os
+import re
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -15,6 +17,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (ROOT / ".env", ROOT / ".env.postgres")  # the later one wins
@@ -46,6 +49,19 @@ WELL_KNOWN_PASSWORDS = frozenset(
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 _DATABASE_URL = "DATABASE_URL: must be postgresql://user:password@host:port/name"
+
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+", re.ASCII)
+_HOST = re.compile(r"[A-Za-z0-9._:-]+", re.ASCII)
+_TOKEN = re.compile(r"[!-~]+", re.ASCII)
+
+
+def _is_well_known(password: str) -> bool:
+    """A password that stands in an example, says that it is one, or is among the most common."""
+    word = password.lower()
+    speaking = ("your_", "your-", "example", "change_me", "replace")
+    common = word in FREQUENCY_LISTS["passwords"]
+    return common or word in WELL_KNOWN_PASSWORDS or any(part in word for part in speaking)
 
 
 class BadSettings(Exception):
@@ -126,6 +142,19 @@ class Settings(BaseSettings):
         str,
         Field(description="Addresses, separated by commas, whose X-Forwarded-* are believed."),
     ] = ""
+    header_timeout: Annotated[
+        Seconds, Field(description="Seconds until a request's headers have come.")
+    ] = 10
+    body_timeout: Annotated[
+        Seconds,
+        Field(description="Seconds until its body has come; a second more for each 32 KiB of it."),
+    ] = 30
+    max_requests: Annotated[
+        int, Field(ge=1, description="Most requests at work at once, per process; beyond, 503.")
+    ] = 200
+    max_streams: Annotated[
+        int, Field(ge=1, description="Most chats at once, followers included, counted apart.")
+    ] = 2000
     shutdown_grace: Annotated[
         Seconds, Field(description="Seconds that running answers get after SIGTERM.")
     ] = 10
@@ -239,7 +268,36 @@ class Settings(BaseSettings):
     def _refuse_wildcard(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "*" in value:
             raise ValueError("name each origin; * would open the API to every page")
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError("each must be http(s)://host or http(s)://host:port")
         return value
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        if not _HOST.fullmatch(value):
+            raise ValueError("must be an address or a host's name")
+        return value
+
+    @field_validator("openclaw_token")
+    @classmethod
+    def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
+            raise ValueError("must be printable ASCII, since it is sent in a header")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: str) -> str:
+        """uvicorn takes a misspelt address for a name that nobody has, and says nothing."""
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        for part in parts:
+            try:
+                ip_network(part)
+            except ValueError:
+                raise ValueError(f"{part} is no address, nor a network like 10.0.0.0/8") from None
+        return ",".join(parts)
 
     @field_validator("openclaw_url")
     @classmethod
@@ -307,7 +365,7 @@ class Settings(BaseSettings):
             ("DB_PASSWORD", self.db_password if self.postgres else None),
             ("OPENCLAW_TOKEN", self.openclaw_token),
         ):
-            if secret and secret.get_secret_value().lower() in WELL_KNOWN_PASSWORDS:
+            if secret and _is_well_known(secret.get_secret_value()):
                 raise ValueError(f"{name}: is a published example; set a secret of your own")
 
     @property

@@ -53,7 +53,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if not await _prepare(app, first=True):
         log.warning("the database is not there yet; trying on")
     housekeeping = asyncio.create_task(_keep_house(app), name="housekeeping")
-    state.chat.generations.open()
+    await state.chat.generations.open()
     _drain_on_signal(app, settings)
     try:
         yield

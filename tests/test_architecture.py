@@ -57,6 +57,7 @@ FOUNDATIONS = {
     "server/storage/names.py": {"server.storage.contract"},
     "server/storage/pool.py": {"server.storage.contract"},
     "server/storage/sqlstates.py": {"server.storage.contract"},
+    "server/storage/breaker.py": {"server.storage.contract"},
     "server/storage/migrate.py": {"server.storage.contract"},
     "server/storage/deletion.py": {"server.storage.contract", "server.storage.names"},
     "server/audit.py": {"server.storage.contract"},
@@ -68,7 +69,7 @@ FOUNDATIONS = {
         "database_postgres",
     },
     "database.py": A_DATABASE,
-    "database_postgres.py": A_DATABASE | {"server.storage.sqlstates"},
+    "database_postgres.py": A_DATABASE | {"server.storage.sqlstates", "server.storage.breaker"},
 }
 MAY_HAVE_SQL = re.compile(
     r"server/\w+/queries\.py|server/audit\.py|server/auth/limits\.py|server/storage/\w+\.py"
@@ -78,7 +79,7 @@ OWNED = {"projects", "sessions", "messages", "images"}
 # Statements about everybody's rows, each with the reason why it may.
 EVERYBODYS = {
     "server/chat/queries.py:bury": "what a dead process left, whosever it is",
-    "server/chat/queries.py:count_streaming": "a number for /health/queue",
+    "server/chat/queries.py:interrupt": "this process's own generations",
     "server/chat/queries.py:list_news": "ids whose owner was checked when the following began",
     "server/chat/queries.py:list_streaming": "this process's own generations",
     "server/chat/queries.py:list_workers": "processes that generate",

@@ -246,14 +246,16 @@ def test_a_bad_database_url_is_named_and_not_shown(tree: Tree, url: str) -> None
 def test_a_secret_from_a_file(tree: Tree, tmp_path: Path, name: str) -> None:
     """`NAME_FILE`, from the environment or a file; one line end is cut off, nothing else."""
     variable = name.upper()
-    secret = "postgresql://u:x@h/d" if name == "database_url" else " s3cret \u00e9 "
+    odd = {"database_url": "postgresql://u:x@h/d", "openclaw_token": "s3cret~"}
+    secret = odd.get(name, " s3cret \u00e9 ")
     path = tmp_path / "secret"
     for end in ("", "\n", "\r\n"):
         path.write_bytes((secret + end).encode())
         assert tree.read({f"{variable}_FILE": str(path)})[name] == secret
         assert tree.read({}, {".env": f"{variable}_FILE={path}"})[name] == secret
-    path.write_bytes(f"{secret}\n\n".encode())
-    assert tree.read({f"{variable}_FILE": str(path)})[name] == f"{secret}\n"
+    if name == "db_password":
+        path.write_bytes(f"{secret}\n\n".encode())
+        assert tree.read({f"{variable}_FILE": str(path)})[name] == f"{secret}\n"
 
 
 def test_a_secret_file_keeps_its_rank(tree: Tree, tmp_path: Path) -> None:
@@ -451,3 +453,30 @@ def test_every_setting_is_explained() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CORS_ORIGINS", "notanorigin"),
+        ("CORS_ORIGINS", "https://a.example/path"),
+        ("HOST", "not a host!"),
+        ("OPENCLAW_TOKEN", "two\nlines"),
+        ("OPENCLAW_TOKEN", "n\u00f6t ascii"),
+    ],
+)
+def test_values_that_would_fail_later(tree: Tree, name: str, value: str) -> None:
+    """What a header, a socket or a browser would refuse stops the start instead."""
+    assert tree.error({name: value}).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("password", ["your_password_here", "password123", "replace-me", "Admin"])
+def test_passwords_of_examples(tree: Tree, password: str) -> None:
+    """Passwords that say themselves that they are none, and the most common ones."""
+    settings = {
+        "APP_ENV": "production",
+        "OPENCLAW_URL": "http://gateway:1",
+        "USE_POSTGRES": "true",
+        "DB_PASSWORD": password,
+    }
+    assert tree.error(settings).startswith("DB_PASSWORD: ")

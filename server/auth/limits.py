@@ -4,18 +4,32 @@ An attempt is written down as pending before the password is checked, so that ma
 slip past the limit together, and struck out when the password was right: only failures count.
 """
 
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Literal
 
+import anyio
+import anyio.to_thread
+from anyio import CapacityLimiter
+
 import database_adapter
-from server.errors import TooManyRequests
+from server.auth import queries
+from server.errors import Overloaded, TooManyRequests
 from server.storage.contract import Connection, execute, fetch_one
 
 QUARTER = timedelta(minutes=15)
 HOUR = timedelta(hours=1)
 # A check takes milliseconds: what is pending for longer belongs to a process that died.
 PENDING = timedelta(seconds=20)
+MAX_WAITING = 100
+# Seconds; the first pause grows to the longest by half at a time.
+PATIENCE = 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.25
+BATCH = 5000
 
 
 @dataclass(frozen=True)
@@ -49,19 +63,69 @@ SIGNUP = (
 Kind = Literal["login", "signup"]
 
 
+class Queue:
+    """Where the attempts of one process wait for the database, apart from all other requests.
+
+    Many attempts on one account wait for each other's locks: in the threads that serve every
+    request they would leave none to the others.
+    """
+
+    def __init__(self) -> None:
+        self._limiter = CapacityLimiter(4)
+        self._waiting = 0
+
+    async def begin(self, kind: Kind, account: str, address: str) -> int:
+        """Write an attempt down, once there is room for it; its id.
+
+        Raises `TooManyRequests`, and `Overloaded` when too many wait or it takes too long.
+        """
+        async with self._place():
+            pause, deadline = FIRST_PAUSE, time.monotonic() + PATIENCE
+            while time.monotonic() < deadline:
+                attempt = await anyio.to_thread.run_sync(
+                    begin, kind, account, address, limiter=self._limiter
+                )
+                if attempt is not None:
+                    return attempt
+                await anyio.sleep(pause)
+                pause = min(pause * 1.5, LONGEST_PAUSE)
+        raise _busy()
+
+    async def end(self, attempt: int, *, failed: bool) -> None:
+        """Say how a pending attempt ended."""
+        await anyio.to_thread.run_sync(partial(end, attempt, failed=failed), limiter=self._limiter)
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        if self._waiting >= MAX_WAITING:
+            raise _busy()
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+
+def _busy() -> Overloaded:
+    return Overloaded("Too many log-ins at once.", code="login_busy", retry_after=2)
+
+
 def begin(kind: Kind, account: str, address: str) -> int | None:
     """Write an attempt down; its id, or None when pending ones must be waited for first.
 
     Raises `TooManyRequests` with the seconds after which the oldest attempt no longer counts.
     """
     now = datetime.now(UTC)
+    limits = LOGIN if kind == "login" else SIGNUP
     who = {"kind": kind, "account": account, "address": address, "now": now}
     with database_adapter.get_db() as conn:
         # Always in this order: two attempts can't wait for each other.
-        database_adapter.transaction_lock(conn, f"{kind} address {address}")
-        database_adapter.transaction_lock(conn, f"{kind} account {account}")
+        if any(limit.by_address for limit in limits):
+            database_adapter.transaction_lock(conn, f"{kind} address {address}")
+        if any(limit.by_account for limit in limits):
+            database_adapter.transaction_lock(conn, f"{kind} account {account}")
         free = True
-        for limit in LOGIN if kind == "login" else SIGNUP:
+        for limit in limits:
             free &= _check(conn, limit, who, now)
         if not free:
             return None
@@ -108,6 +172,16 @@ def end(attempt: int, *, failed: bool) -> None:
 
 
 def forget_old() -> None:
-    """Remove attempts that no limit counts any more."""
+    """Remove attempts that no limit counts any more, and tokens that have expired."""
     with database_adapter.get_db() as conn:
         execute(conn, "DELETE FROM auth_attempts WHERE at < %s", (datetime.now(UTC) - HOUR,))
+    forget_expired_tokens()
+
+
+def forget_expired_tokens() -> None:
+    """Remove every expired token, a few thousand in a transaction; one process at a time."""
+    now, removed = datetime.now(UTC), BATCH
+    while removed == BATCH:
+        with database_adapter.get_db() as conn:
+            database_adapter.transaction_lock(conn, "expired tokens")
+            removed = queries.delete_expired_tokens(conn, now, BATCH)

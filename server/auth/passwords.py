@@ -40,9 +40,9 @@ class Hashing:
 
     async def verify(self, stored: str | None, password: str) -> bool:
         """Whether the password is the stored one; takes as long where there is no account."""
-        return await self._run(_verify, stored or _nobody(), password) and stored is not None
+        return await self._run(_verify, stored, password)
 
-    async def _run(self, function: Callable[..., T], *args: str) -> T:
+    async def _run(self, function: Callable[..., T], *args: str | None) -> T:
         if self._limiter.statistics().tasks_waiting >= MAX_WAITING:
             raise Overloaded("Too many log-ins at once.", code="login_busy", retry_after=2)
         return await anyio.to_thread.run_sync(function, *args, limiter=self._limiter)
@@ -57,11 +57,12 @@ def _hash(password: str) -> str:
     return _hasher.hash(_normalize(password))
 
 
-def _verify(stored: str, password: str) -> bool:
+def _verify(stored: str | None, password: str) -> bool:
     try:
-        return _hasher.verify(stored, _normalize(password))
+        _hasher.verify(stored or _nobody(), _normalize(password))
     except (VerificationError, InvalidHashError):
         return False
+    return stored is not None
 
 
 def needs_rehash(stored: str) -> bool:

@@ -42,20 +42,37 @@ def set_name(conn: Connection, user_id: int, name: str | None, now: datetime) ->
     execute(conn, "UPDATE users SET name = %s, updated_at = %s WHERE id = %s", (name, now, user_id))
 
 
-def set_password_hash(conn: Connection, user_id: int, password_hash: str, now: datetime) -> None:
-    """Make another password the user's."""
-    execute(
-        conn,
-        "UPDATE users SET password_hash = %s, updated_at = %s WHERE id = %s",
-        (password_hash, now, user_id),
+def hold_password(conn: Connection, user_id: int, verified_hash: str) -> bool:
+    """Keep the password as it is until the transaction ends; False when it is another by now."""
+    return bool(
+        execute(
+            conn,
+            "UPDATE users SET updated_at = updated_at WHERE id = %s AND password_hash = %s",
+            (user_id, verified_hash),
+        )
+    )
+
+
+def replace_password(
+    conn: Connection, user_id: int, verified_hash: str, new_hash: str, now: datetime
+) -> bool:
+    """Store another hash in place of the one that was verified; False when that one is gone."""
+    return bool(
+        execute(
+            conn,
+            """
+            UPDATE users SET password_hash = %s, updated_at = %s
+            WHERE id = %s AND password_hash = %s
+            """,
+            (new_hash, now, user_id, verified_hash),
+        )
     )
 
 
 def add_token(
     conn: Connection, user_id: int, token_hash: str, now: datetime, expires_at: datetime
 ) -> None:
-    """Make a token valid; forget the user's expired ones."""
-    execute(conn, "DELETE FROM auth_tokens WHERE user_id = %s AND expires_at <= %s", (user_id, now))
+    """Make a token valid."""
     execute(
         conn,
         "INSERT INTO auth_tokens (token_hash, user_id, created_at, expires_at) "
@@ -83,6 +100,18 @@ def delete_token(conn: Connection, user_id: int, token_hash: str) -> None:
         conn,
         "DELETE FROM auth_tokens WHERE user_id = %s AND token_hash = %s",
         (user_id, token_hash),
+    )
+
+
+def delete_expired_tokens(conn: Connection, now: datetime, most: int) -> int:
+    """Remove expired tokens of all users, at most so many; how many it were."""
+    return execute(
+        conn,
+        """
+        DELETE FROM auth_tokens WHERE token_hash IN (
+            SELECT token_hash FROM auth_tokens WHERE expires_at <= %s LIMIT %s)
+        """,
+        (now, most),
     )
 
 

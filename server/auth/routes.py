@@ -1,6 +1,5 @@
 """HTTP of accounts: sign up, log in, log out, me."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -27,8 +26,25 @@ from server.storage.contract import Connection, Row
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 
-Email = Annotated[Text, Field(min_length=3, max_length=254, examples=["ada@example.com"])]
+_attempts = limits.Queue()
+
+Email = Annotated[
+    Text,
+    Field(
+        min_length=3,
+        max_length=254,
+        examples=["ada@example.com"],
+        json_schema_extra={"format": "email"},
+    ),
+]
 Password = Annotated[Text, Field(examples=["correct horse battery"])]
+NewPassword = Annotated[
+    Password,
+    Field(
+        description=f"At most {passwords.MAX_BYTES} bytes.",
+        json_schema_extra={"minLength": passwords.MIN_CHARACTERS},
+    ),
+]
 Name = Annotated[Text, Field(max_length=200, examples=["Ada"])]
 
 
@@ -36,7 +52,7 @@ class Signup(BaseModel):
     """A new account."""
 
     email: Email
-    password: Password
+    password: NewPassword
     name: Name | None = None
 
 
@@ -51,7 +67,7 @@ class Changes(BaseModel):
     """What to change of one's account; a new password needs the current one."""
 
     name: Name | None = None
-    password: Password | None = None
+    password: NewPassword | None = None
     current_password: Password | None = None
 
 
@@ -75,13 +91,17 @@ class LoggedIn(BaseModel):
     expires_in: int = Field(description="Seconds.")
 
 
-def _hashing(request: Request) -> passwords.Hashing:
+async def _hashing(request: Request) -> passwords.Hashing:
     hashing: passwords.Hashing = request.app.state.hashing
     return hashing
 
 
+async def _settings() -> Settings:
+    return get_settings()
+
+
 Hashing = Annotated[passwords.Hashing, Depends(_hashing)]
-CurrentSettings = Annotated[Settings, Depends(get_settings)]
+CurrentSettings = Annotated[Settings, Depends(_settings)]
 
 
 @router.post("/signup", status_code=201, responses=problems(400, 409, 413, 422, 429))
@@ -92,7 +112,7 @@ async def signup(
     email = emails.normalize(body.email)
     passwords.check_new(body.password, email, refuse_common=settings.app_env == "production")
     if settings.auth_rate_limit == "on":
-        await run_in_threadpool(limits.begin, "signup", "", _address(request))
+        await _attempts.begin("signup", "", _address(request))
     password_hash = await hashing.hash(body.password)
     return await run_in_threadpool(_create_user, email, body.name, password_hash, settings)
 
@@ -147,13 +167,18 @@ async def login(request: Request, hashing: Hashing, settings: CurrentSettings) -
     """Log in, with JSON or with the OAuth2 password form (RFC 6749, 4.3)."""
     credentials = await _read_credentials(request)
     account = emails.account_key(credentials.email)
-    user = await _check_password(account, credentials.password, request, hashing, settings)
-    if user is None:
-        raise Unauthorized("Wrong e-mail or password.", code="invalid_credentials")
-    new_hash = None
-    if passwords.needs_rehash(user["password_hash"]):
-        new_hash = await hashing.hash(credentials.password)
-    return await run_in_threadpool(_log_in, user, new_hash, settings)
+    # Once more where another log-in stored a newer hash of the same password meanwhile.
+    for _ in range(2):
+        user = await _check_password(account, credentials.password, request, hashing, settings)
+        if user is None:
+            break
+        new_hash = None
+        if passwords.needs_rehash(user["password_hash"]):
+            new_hash = await hashing.hash(credentials.password)
+        logged_in = await run_in_threadpool(_log_in, user, new_hash, settings)
+        if logged_in is not None:
+            return logged_in
+    raise Unauthorized("Wrong e-mail or password.", code="invalid_credentials")
 
 
 async def _check_password(
@@ -164,11 +189,21 @@ async def _check_password(
     settings: Settings,
 ) -> Row | None:
     """The account if the password is its own; the same work where there is no account."""
-    attempt = await _begin_attempt(account, _address(request), settings)
+    if settings.auth_rate_limit == "off":
+        return await _verify(account, password, hashing)
+    attempt = await _attempts.begin("login", account, _address(request))
+    try:
+        row = await _verify(account, password, hashing)
+    except Overloaded:
+        await _attempts.end(attempt, failed=False)
+        raise
+    await _attempts.end(attempt, failed=row is None)
+    return row
+
+
+async def _verify(account: str, password: str, hashing: passwords.Hashing) -> Row | None:
     row = await run_in_threadpool(_find_account, account)
     right = await hashing.verify(row["password_hash"] if row else None, password)
-    if attempt is not None:
-        await run_in_threadpool(limits.end, attempt, failed=not right)
     return row if right else None
 
 
@@ -188,28 +223,20 @@ async def _read_credentials(request: Request) -> Credentials:
     raise Unsupported("Send JSON or a URL-encoded form.")
 
 
-async def _begin_attempt(account: str, address: str, settings: Settings) -> int | None:
-    if settings.auth_rate_limit == "off":
-        return None
-    for _ in range(100):
-        attempt = await run_in_threadpool(limits.begin, "login", account, address)
-        if attempt is not None:
-            return attempt
-        await asyncio.sleep(0.05)
-    raise Overloaded("Too many log-ins at once.", code="login_busy", retry_after=2)
-
-
 def _find_account(account: str) -> Row | None:
     with database_adapter.read_db() as conn:
         return queries.find_account(conn, account)
 
 
-def _log_in(user: Row, new_hash: str | None, settings: Settings) -> LoggedIn:
-    now = datetime.now(UTC)
+def _log_in(user: Row, new_hash: str | None, settings: Settings) -> LoggedIn | None:
+    """A token, unless the password that was verified is no longer the account's."""
+    now, verified = datetime.now(UTC), user["password_hash"]
     with database_adapter.get_db() as conn:
-        if new_hash is not None:
-            queries.set_password_hash(conn, user["id"], new_hash, now)
-        return _add_token(conn, user, now, settings)
+        if new_hash is None:
+            valid = queries.hold_password(conn, user["id"], verified)
+        else:
+            valid = queries.replace_password(conn, user["id"], verified, new_hash, now)
+        return _add_token(conn, user, now, settings) if valid else None
 
 
 @router.post("/logout", status_code=204, responses=problems(400, 401))
@@ -235,29 +262,36 @@ async def change_me(
     settings: CurrentSettings,
 ) -> User:
     """Change the name or the password; a new password makes all other tokens void."""
-    password_hash = None
+    hashes = None
     if body.password is not None:
         if body.current_password is None:
             raise Invalid(
                 "current_password: is needed to set a new one", loc=("body", "current_password")
             )
         account = emails.account_key(caller.user.email)
-        if not await _check_password(account, body.current_password, request, hashing, settings):
-            raise Forbidden("The current password is wrong.", code="wrong_password")
+        user = await _check_password(account, body.current_password, request, hashing, settings)
+        if user is None:
+            raise _wrong_password()
         passwords.check_new(
             body.password, caller.user.email, refuse_common=settings.app_env == "production"
         )
-        password_hash = await hashing.hash(body.password)
-    return await run_in_threadpool(_change, caller, body, password_hash)
+        hashes = user["password_hash"], await hashing.hash(body.password)
+    return await run_in_threadpool(_change, caller, body, hashes)
 
 
-def _change(caller: CurrentCaller, changes: Changes, password_hash: str | None) -> User:
+def _wrong_password() -> Forbidden:
+    return Forbidden("The current password is wrong.", code="wrong_password")
+
+
+def _change(caller: CurrentCaller, changes: Changes, hashes: tuple[str, str] | None) -> User:
+    """The changed account; `hashes` are the verified password's and the new one's."""
     now = datetime.now(UTC)
     with database_adapter.get_db() as conn:
         if "name" in changes.model_fields_set:
             queries.set_name(conn, caller.id, changes.name, now)
-        if password_hash is not None:
-            queries.set_password_hash(conn, caller.id, password_hash, now)
+        if hashes is not None:
+            if not queries.replace_password(conn, caller.id, *hashes, now):
+                raise _wrong_password()
             queries.delete_other_tokens(conn, caller.id, caller.token_hash)
         user = queries.find_user(conn, caller.id)
     if user is None:

@@ -9,6 +9,15 @@ MESSAGE = (
     "id, session_id, role, content, status, error, model, prompt_tokens, completion_tokens, "
     "created_at"
 )
+# `session_id = x AND id < y ORDER BY id DESC` lets PostgreSQL read the primary key backwards, past
+# all newer messages of everybody; a range of the index (session_id, id) leaves it no choice.
+_BEFORE = """
+    user_id = %(user_id)s
+    AND (session_id, id) < (%(session_id)s, %(before_id)s)
+    AND (session_id, id) > (%(session_id)s, 0)
+"""
+_NEWEST_FIRST = "ORDER BY session_id DESC, id DESC"
+_AFTER_ALL = 2**63 - 1
 _IMAGE = "images.id AS image_id, images.media_type, images.size_bytes"
 
 
@@ -53,9 +62,8 @@ def list_messages(
         JOIN projects ON projects.id = sessions.project_id AND projects.status = 'active'
         LEFT JOIN (
             SELECT {MESSAGE} FROM messages
-            WHERE user_id = %(user_id)s AND session_id = %(session_id)s AND id < %(before_id)s
-                {within}
-            ORDER BY id DESC
+            WHERE {_BEFORE} {within}
+            {_NEWEST_FIRST}
             LIMIT %(limit)s
         ) AS page ON page.session_id = sessions.id
         LEFT JOIN images ON images.message_id = page.id AND images.user_id = %(user_id)s
@@ -103,20 +111,15 @@ def find_message(conn: Connection, user_id: int, session_id: int, message_id: in
 
 def find_newest(conn: Connection, user_id: int, session_id: int) -> int | None:
     """The id of the session's newest message."""
-    row = fetch_one(
-        conn,
-        "SELECT max(id) AS id FROM messages WHERE user_id = %s AND session_id = %s",
-        (user_id, session_id),
-    )
-    return row["id"] if row else None
+    return find_before(conn, user_id, session_id, _AFTER_ALL)
 
 
 def find_before(conn: Connection, user_id: int, session_id: int, message_id: int) -> int | None:
     """The id of the message with the next smaller id in the session."""
     row = fetch_one(
         conn,
-        "SELECT max(id) AS id FROM messages WHERE user_id = %s AND session_id = %s AND id < %s",
-        (user_id, session_id, message_id),
+        f"SELECT id FROM messages WHERE {_BEFORE} {_NEWEST_FIRST} LIMIT 1",
+        {"user_id": user_id, "session_id": session_id, "before_id": message_id},
     )
     return row["id"] if row else None
 

@@ -3,21 +3,22 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 import database_adapter
 from server import cursors
 from server.auth.guard import CurrentCaller
 from server.errors import NotFound, problems
-from server.fields import MAX_ID, Cursor, Limit, Page, PathId, canonical
+from server.fields import MAX_ID, Cursor, Id, Limit, Page, PathId, canonical
 from server.messages import branches
 from server.messages.message import Message, from_joined
 from server.sessions.queries import find_session
 
 Leaf = Annotated[
-    int | None,
+    Id | None,
     BeforeValidator(canonical),
-    Query(ge=1, le=MAX_ID, description="The message that the branch ends with."),
+    WithJsonSchema({"type": "integer", "minimum": 1, "exclusiveMaximum": MAX_ID + 1}),
+    Query(description="The message that the branch ends with."),
 ]
 
 router = APIRouter(tags=["messages"])

@@ -2,11 +2,12 @@
 
 Whoever moves a project holds the lock of its database's name, which a dying process lets go. So
 a row that says `creating` or `deleting` while its lock is free was left by a crash, and `mend`
-finishes it: a creation is undone, a deletion is completed.
+finishes it: a creation is undone, a deletion is completed or, where the guard refuses it, undone.
 """
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from server.projects import queries
 from server.storage import names
 from server.storage.contract import (
     Busy,
+    Connection,
     DatabaseError,
     DatabaseExists,
     Row,
@@ -25,6 +27,10 @@ from server.storage.contract import (
 )
 
 log = logging.getLogger("clawd.projects")
+
+BATCH = 2000
+# The processes that generate look for a request to stop every 0.2 s.
+STOP_SECONDS = 1.0
 
 
 class DeletionRefused(Problem):
@@ -55,21 +61,11 @@ def create(user_id: int, name: str, description: str | None, type_name: str) -> 
     """Make the project and its database: both or neither."""
     db_name = _new_database_name(name)
     with _locked(db_name):
+        # Before there is a row: whatever a row that stays `creating` names is the project's own.
+        if database_adapter.project_database_exists(db_name):
+            raise _taken()
         project_id, template_sql = _reserve(user_id, name, description, type_name, db_name)
-        try:
-            database_adapter.create_project_database(name, template_sql, project_id)
-        except BaseException as error:
-            # Should this fail too, `mend` removes the row.
-            with database_adapter.get_db() as conn:
-                queries.delete_project(conn, user_id, project_id)
-            if isinstance(error, TemplateFailed):
-                raise Problem(
-                    "The template of this project type failed; nothing was created.",
-                    code="template_failed",
-                ) from error
-            if isinstance(error, DatabaseExists):
-                raise _taken() from error
-            raise
+        _make_database(user_id, project_id, name, template_sql)
         with database_adapter.get_db() as conn:
             queries.set_status(conn, user_id, project_id, "active")
             row = queries.find_project(conn, user_id, project_id)
@@ -77,6 +73,28 @@ def create(user_id: int, name: str, description: str | None, type_name: str) -> 
         raise NotFound()
     log.info("project created", extra={"project_id": project_id, "database": db_name})
     return row
+
+
+def _make_database(user_id: int, project_id: int, name: str, template_sql: str) -> None:
+    """Make the database; the row goes where it is certain that there is none.
+
+    After any other error, such as a connection that broke while the database got its name, the
+    row stays `creating`: `mend` looks whether there is one.
+    """
+    try:
+        database_adapter.create_project_database(name, template_sql, project_id)
+    except (DatabaseExists, TemplateFailed, names.Refused) as error:
+        # Should this fail too, `mend` removes the row.
+        with database_adapter.get_db() as conn:
+            queries.delete_project(conn, user_id, project_id)
+        if isinstance(error, TemplateFailed):
+            raise Problem(
+                "The template of this project type failed; nothing was created.",
+                code="template_failed",
+            ) from error
+        if isinstance(error, DatabaseExists):
+            raise _taken() from error
+        raise
 
 
 def _new_database_name(name: str) -> str:
@@ -133,24 +151,46 @@ def _locked(db_name: str) -> Iterator[None]:
 
 
 def delete(user_id: int, project_id: int, *, force: bool) -> Deleted:
-    """Drop the project's database, then delete its row with all that hangs on it."""
-    project = _find(user_id, project_id)
+    """Drop the project's database, then delete its row with all that hangs on it.
+
+    Every attempt, however it ends, is in the audit log.
+    """
     if force:
         log.warning("FORCE deletion requested for project %d", project_id)
+    target = _target(project_id, "unknown")
     try:
+        project = _find(user_id, project_id)
+        target = _target(project_id, project["db_name"])
         return _delete(user_id, project, force)
-    except DeletionRefused as error:
-        with database_adapter.get_db() as conn:
-            audit.record(
-                conn,
-                user_id,
-                "project.delete",
-                _target(project_id, project["db_name"]),
-                "refused, though forced" if force else "refused",
-                error.detail,
-                level=logging.CRITICAL if error.status == 403 else logging.WARNING,
-            )
+    except Exception as error:
+        _record_failure(user_id, target, error, force)
         raise
+
+
+def _record_failure(user_id: int, target: str, error: Exception, force: bool) -> None:
+    """Write the attempt down; a database that is away leaves the log line alone."""
+    outcome, level = _outcome(error)
+    if force:
+        outcome += ", though forced"
+    try:
+        with database_adapter.get_db() as conn:
+            audit.record(conn, user_id, "project.delete", target, outcome, str(error), level=level)
+    except DatabaseError as trouble:
+        log.warning(
+            "attempt not in the audit log",
+            extra={"target": target, "outcome": outcome, "cause": str(trouble)},
+        )
+
+
+def _outcome(error: Exception) -> tuple[str, int]:
+    match error:
+        case DeletionRefused():
+            return "refused", logging.CRITICAL if error.status == 403 else logging.WARNING
+        case NotFound():
+            return "not found", logging.INFO
+        case Conflicting():
+            return "busy", logging.INFO
+    return "failed", logging.ERROR
 
 
 def _find(user_id: int, project_id: int) -> Row:
@@ -181,9 +221,15 @@ def _delete(user_id: int, project: Row, force: bool) -> Deleted:
 
 
 def _drop(user_id: int, project_id: int, db_name: str, force: bool) -> bool:
-    """Hide the project, then drop its database; a refusal brings the project back."""
+    """Hide the project, stop what generates in it, drop its database.
+
+    A refusal brings the project back.
+    """
     with database_adapter.get_db() as conn:
         queries.set_status(conn, user_id, project_id, "deleting")
+        generating = queries.stop_generations(conn, user_id, project_id)
+    if generating:
+        _wait_for_generations(user_id, project_id)
     try:
         return database_adapter.drop_project_database(db_name, project_id, force)
     except names.Refused as refusal:
@@ -192,11 +238,21 @@ def _drop(user_id: int, project_id: int, db_name: str, force: bool) -> bool:
         raise DeletionRefused(refusal, db_name) from refusal
 
 
+def _wait_for_generations(user_id: int, project_id: int) -> None:
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline:
+        with database_adapter.read_db() as conn:
+            if not queries.is_generating(conn, user_id, project_id):
+                return
+        time.sleep(0.05)
+
+
 def _remove(user_id: int, project_id: int, deleted: Deleted) -> Deleted:
-    """Delete the row with all that hangs on it, and write that down in the same transaction."""
+    """Delete the row with all that hangs on it, and write that down with the row's end."""
+    deleted.messages = _delete_batches(queries.delete_messages, user_id, project_id)
+    deleted.sessions = _delete_batches(queries.delete_sessions, user_id, project_id)
+    dropped = "database dropped" if deleted.dropped else "no database dropped"
     with database_adapter.get_db() as conn:
-        counts = queries.count_contents(conn, user_id, project_id)
-        deleted.sessions, deleted.messages = counts["sessions"], counts["messages"]
         queries.delete_project(conn, user_id, project_id)
         audit.record(
             conn,
@@ -204,10 +260,25 @@ def _remove(user_id: int, project_id: int, deleted: Deleted) -> Deleted:
             "project.delete",
             _target(project_id, deleted.database),
             "deleted",
-            "; ".join(deleted.warnings) or None,
+            "; ".join([*deleted.warnings, dropped]),
             level=logging.WARNING if deleted.warnings else logging.INFO,
         )
     return deleted
+
+
+def _delete_batches(
+    delete_some: Callable[[Connection, int, int, int], int], user_id: int, project_id: int
+) -> int:
+    """Delete in short transactions: none meets the statement's limit, others write in between."""
+    total = 0
+    while True:
+        with database_adapter.get_db() as conn:
+            deleted = delete_some(conn, user_id, project_id, BATCH)
+        total += deleted
+        if deleted < BATCH:
+            return total
+        # SQLite's lock is not fair: let those who wait for it have it.
+        time.sleep(0.005)
 
 
 def _target(project_id: int, db_name: str) -> str:
@@ -216,14 +287,17 @@ def _target(project_id: int, db_name: str) -> str:
 
 def mend() -> None:
     """Finish what crashes left unfinished; what another process is at is left to it."""
-    for name in database_adapter.sweep_project_databases():
-        log.warning("half-made project database removed", extra={"database": name})
+    try:
+        for name in database_adapter.sweep_project_databases():
+            log.warning("half-made project database removed", extra={"database": name})
+    except DatabaseError as error:
+        log.warning("half-made project databases not swept", extra={"cause": str(error)})
     with database_adapter.read_db() as conn:
         unfinished = queries.list_unfinished(conn)
     for project in unfinished:
         try:
             _mend(project)
-        except DatabaseError as error:
+        except Exception as error:  # one that can't be mended must not stop the others
             log.warning(
                 "project not mended", extra={"project_id": project["id"], "cause": str(error)}
             )
@@ -234,14 +308,44 @@ def _mend(project: Row) -> None:
     with database_adapter.lock_project_database(db_name):
         with database_adapter.read_db() as conn:
             now = queries.find_project(conn, user_id, project_id)
-        if now is None or now["status"] == "active":
-            return
-        try:
-            if database_adapter.check_deletion(project["name"], db_name) is None:
-                database_adapter.drop_project_database(db_name, project_id, force=False)
-        except names.Refused as refusal:
-            if refusal.in_use:
-                raise
-            # A database that isn't ours stays; the row that never got one of its own goes.
-            log.error("project database kept", extra={"cause": refusal.reason})
-        _remove(user_id, project_id, Deleted(db_name, True, 0, 0, [f"Was left {now['status']}"]))
+        if now is not None and now["status"] == "creating":
+            _undo_creation(user_id, now)
+        elif now is not None and now["status"] == "deleting":
+            _finish_deletion(user_id, now)
+
+
+def _undo_creation(user_id: int, project: Row) -> None:
+    """Drop the database if this creation made it; the row goes whatever the guard says."""
+    project_id, db_name, warnings = project["id"], project["db_name"], ["Was left creating"]
+    dropped = False
+    try:
+        if database_adapter.made_project_database(db_name, project_id):
+            dropped = database_adapter.drop_project_database(db_name, project_id, force=False)
+    except names.Refused as refusal:
+        if not refusal.hard:
+            raise
+        log.error("project database kept", extra={"cause": refusal.reason})
+        warnings.append(refusal.reason)
+    _remove(user_id, project_id, Deleted(db_name, dropped, 0, 0, warnings))
+
+
+def _finish_deletion(user_id: int, project: Row) -> None:
+    """Drop the database, also one that needed force; the project is back where none helps."""
+    project_id, db_name, warnings = project["id"], project["db_name"], ["Was left deleting"]
+    refusal = database_adapter.check_deletion(project["name"], db_name)
+    try:
+        if refusal is not None and refusal.hard:
+            raise refusal
+        dropped = database_adapter.drop_project_database(db_name, project_id, force=False)
+    except names.Refused as refused:
+        if not refused.hard:
+            raise
+        with database_adapter.get_db() as conn:
+            queries.set_status(conn, user_id, project_id, "active")
+        _record_failure(
+            user_id, _target(project_id, db_name), DeletionRefused(refused, db_name), force=False
+        )
+        return
+    if refusal is not None:
+        warnings.append(refusal.reason)
+    _remove(user_id, project_id, Deleted(db_name, dropped, 0, 0, warnings))

@@ -110,21 +110,58 @@ def update_project(
     )
 
 
-def count_contents(conn: Connection, user_id: int, project_id: int) -> Row:
-    """How many sessions and messages the project has."""
+def stop_generations(conn: Connection, user_id: int, project_id: int) -> int:
+    """Ask whoever generates answers in the project to stop; the number of such answers."""
+    return execute(
+        conn,
+        """
+        UPDATE messages SET stop_requested = TRUE
+        WHERE user_id = %s AND status = 'streaming' AND session_id IN
+            (SELECT id FROM sessions WHERE user_id = %s AND project_id = %s)
+        """,
+        (user_id, user_id, project_id),
+    )
+
+
+def is_generating(conn: Connection, user_id: int, project_id: int) -> bool:
+    """Whether an answer still streams in the project."""
     row = fetch_one(
         conn,
         """
-        SELECT
-            (SELECT count(*) FROM sessions
-             WHERE user_id = %(user_id)s AND project_id = %(project_id)s) AS sessions,
-            (SELECT count(*) FROM messages JOIN sessions ON sessions.id = messages.session_id
-             WHERE sessions.user_id = %(user_id)s AND sessions.project_id = %(project_id)s)
-                AS messages
+        SELECT 1 AS found FROM messages
+        WHERE user_id = %s AND status = 'streaming' AND session_id IN
+            (SELECT id FROM sessions WHERE user_id = %s AND project_id = %s)
+        LIMIT 1
         """,
-        {"user_id": user_id, "project_id": project_id},
+        (user_id, user_id, project_id),
     )
-    return row or {"sessions": 0, "messages": 0}
+    return row is not None
+
+
+def delete_messages(conn: Connection, user_id: int, project_id: int, limit: int) -> int:
+    """Delete up to `limit` of the project's messages; how many that were."""
+    return execute(
+        conn,
+        """
+        DELETE FROM messages WHERE user_id = %s AND id IN (
+            SELECT messages.id FROM sessions JOIN messages ON messages.session_id = sessions.id
+            WHERE sessions.user_id = %s AND sessions.project_id = %s AND messages.user_id = %s
+            LIMIT %s)
+        """,
+        (user_id, user_id, project_id, user_id, limit),
+    )
+
+
+def delete_sessions(conn: Connection, user_id: int, project_id: int, limit: int) -> int:
+    """Delete up to `limit` of the project's sessions; how many that were."""
+    return execute(
+        conn,
+        """
+        DELETE FROM sessions WHERE user_id = %s AND id IN (
+            SELECT id FROM sessions WHERE user_id = %s AND project_id = %s LIMIT %s)
+        """,
+        (user_id, user_id, project_id, limit),
+    )
 
 
 def delete_project(conn: Connection, user_id: int, project_id: int) -> bool:
@@ -143,5 +180,5 @@ def list_unfinished(conn: Connection) -> list[Row]:
     return fetch_all(
         conn,
         "SELECT id, user_id, name, db_name, status FROM projects "
-        "WHERE status IN ('creating', 'deleting') ORDER BY id",
+        "WHERE status <> 'active' ORDER BY id",
     )

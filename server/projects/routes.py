@@ -54,7 +54,14 @@ class Project(BaseModel):
 class NewProject(BaseModel):
     """A project to make; the name also names its database."""
 
-    name: Annotated[Text, Field(description="Lower-cased; a-z, 0-9, - and _.", examples=["amazon"])]
+    name: Annotated[
+        Text,
+        Field(
+            description="Lower-cased; a-z, 0-9, - and _.",
+            examples=["amazon"],
+            json_schema_extra={"pattern": "^[A-Za-z][A-Za-z0-9_-]{0,58}$"},
+        ),
+    ]
     description: Description | None = None
     project_type: Annotated[Text, Field(examples=["ecommerce"])] = "blank"
 

@@ -124,6 +124,39 @@ def mark_forked(conn: Connection, user_id: int, session_id: int) -> None:
     )
 
 
+def stop_answer(conn: Connection, user_id: int, session_id: int) -> None:
+    """Ask the process that generates an answer in the session to stop."""
+    execute(
+        conn,
+        """
+        UPDATE messages SET stop_requested = TRUE
+        WHERE user_id = %s AND session_id = %s AND status = 'streaming'
+        """,
+        (user_id, session_id),
+    )
+
+
+def delete_oldest_messages(conn: Connection, user_id: int, session_id: int, most: int) -> int:
+    """Delete the session's oldest messages, at most so many; how many it were.
+
+    The range keeps PostgreSQL from reading the primary key from everybody's oldest message on.
+    """
+    return execute(
+        conn,
+        """
+        DELETE FROM messages
+        WHERE user_id = %(user_id)s AND id IN (
+            SELECT id FROM messages
+            WHERE user_id = %(user_id)s
+                AND (session_id, id) > (%(session_id)s, 0)
+                AND (session_id, id) < (%(session_id)s, %(after_all)s)
+            ORDER BY session_id, id
+            LIMIT %(most)s)
+        """,
+        {"user_id": user_id, "session_id": session_id, "after_all": 2**63 - 1, "most": most},
+    )
+
+
 def delete_session(conn: Connection, user_id: int, session_id: int) -> bool:
     """Delete the session with its messages; False when there is no such session."""
     return bool(

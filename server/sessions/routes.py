@@ -12,7 +12,7 @@ from server import cursors
 from server.auth.guard import CurrentCaller
 from server.errors import NotFound, problems
 from server.fields import Cursor, Instant, Limit, Page, PathId, Text
-from server.sessions import queries
+from server.sessions import deletion, queries
 
 router = APIRouter(tags=["sessions"])
 
@@ -105,8 +105,6 @@ def change_session(session_id: PathId, body: SessionChanges, caller: CurrentCall
 @router.delete("/sessions/{session_id}", status_code=204, responses=problems(400, 401, 404, 422))
 def delete_session(session_id: PathId, caller: CurrentCaller) -> Response:
     """Delete a session with its messages and images."""
-    with database_adapter.get_db() as conn:
-        if queries.find_session(conn, caller.id, session_id) is None:
-            raise NotFound()
-        queries.delete_session(conn, caller.id, session_id)
+    if not deletion.delete(caller.id, session_id):
+        raise NotFound()
     return Response(status_code=204)

@@ -169,7 +169,9 @@ class Database(Protocol):
     ) -> str:
         """Make `{name}_db` with the template's tables in it, all or nothing; returns its name.
 
-        Raises `names.Refused` for a protected name, `DatabaseExists`, `TemplateFailed`.
+        Without an id it belongs to the project whose row names the database, if there is one.
+        Raises `names.Refused` for a protected name, `DatabaseExists`, `TemplateFailed`: then
+        there is no database of the project. After any other error there may be one.
         """
         ...
 
@@ -185,12 +187,26 @@ class Database(Protocol):
         """Drop the named project's database, within the guard; never raises for a refusal."""
         ...
 
+    def project_database_exists(self, db_name: str) -> bool:
+        """Whether anything of that name is there, whoever made it."""
+        ...
+
+    def made_project_database(self, db_name: str, project_id: int) -> bool:
+        """Whether it is there and carries the mark of `create_project_database`.
+
+        PostgreSQL's mark names the project; SQLite's only the service.
+        """
+        ...
+
     def describe_project_database(self, db_name: str) -> ProjectDatabase | None:
         """The project's database, read from itself; None when it is missing."""
         ...
 
     def sweep_project_databases(self) -> list[str]:
-        """Remove what a creation that died left half made; returns the names."""
+        """Remove what a creation that died left half made; returns the names.
+
+        What can't be removed is logged and stays.
+        """
         ...
 
 

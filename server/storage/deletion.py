@@ -17,7 +17,7 @@ def delete_by_name(
     drop: Callable[[str, int | None, bool], bool],
 ) -> DeletionResult:
     """Drop the database that the project of this name has, within the guard."""
-    row = _find_project(read_db, project_name)
+    row = _find_project(read_db, name=str(project_name))
     db_name = row["db_name"] if row else database_name(project_name)
     result: DeletionResult = {"success": False, "database": db_name}
     refusal = check_deletion(project_name, db_name, master)
@@ -38,13 +38,26 @@ def delete_by_name(
     return result
 
 
+def find_owner(
+    read_db: Callable[[], AbstractContextManager[Connection]], db_name: str
+) -> int | None:
+    """The id of the project whose row names the database."""
+    row = _find_project(read_db, db_name=db_name)
+    return row["id"] if row else None
+
+
 def _find_project(
-    read_db: Callable[[], AbstractContextManager[Connection]], project_name: str
+    read_db: Callable[[], AbstractContextManager[Connection]],
+    *,
+    name: str | None = None,
+    db_name: str | None = None,
 ) -> Row | None:
     try:
         with read_db() as conn:
             return fetch_one(
-                conn, "SELECT id, db_name FROM projects WHERE name = %s", (project_name,)
+                conn,
+                "SELECT id, db_name FROM projects WHERE name = %s OR db_name = %s",
+                (name, db_name),
             )
     except DatabaseError:
         # A master without tables has no projects; one that is away fails again at the drop.

@@ -23,13 +23,13 @@ class Refused(DatabaseError):
 
 
 def normalize(name: str) -> str:
-    """The spelling in which names are compared."""
-    return name.strip().replace("-", "_").lower()
+    """The spelling in which names are compared; drivers and files end a name at a NUL."""
+    return str(name).partition("\0")[0].strip().replace("-", "_").lower()
 
 
 def database_name(project_name: str) -> str:
     """The database that a project of this name gets."""
-    return project_name.replace("-", "_") + "_db"
+    return str(project_name).replace("-", "_").lower() + "_db"
 
 
 def is_master(db_name: str, master: str) -> bool:
@@ -44,7 +44,7 @@ def is_protected(name: str, master: str) -> bool:
 
 def new_database_name(project_name: str, master: str) -> str:
     """The database that a new project of this name may have; raises `Refused` otherwise."""
-    if not PROJECT_NAME.fullmatch(project_name):
+    if not PROJECT_NAME.fullmatch(str(project_name)):
         raise Refused(f"{project_name!r} is not a project's name", hard=True)
     db_name = database_name(project_name)
     if is_protected(project_name, master) or is_protected(db_name, master):
@@ -62,13 +62,20 @@ def find_refusal(db_name: str, master: str) -> Refused | None:
         )
     if normalize(db_name) in SYSTEM_NAMES:
         return Refused(f"Cannot delete system database '{db_name}'.", hard=True)
-    if not PROJECT_DATABASE.fullmatch(db_name):
+    if not PROJECT_DATABASE.fullmatch(str(db_name)):
         return Refused(f"'{db_name}' is not the name of a project database.", hard=True)
     return None
 
 
 def check_deletion(project_name: str, db_name: str, master: str) -> Refused | None:
     """Why the database may not be dropped for this project, or None."""
+    if not isinstance(project_name, str):
+        # `None` would mean the project `none`.
+        return Refused(f"{project_name!r} is not a project's name", hard=True)
+    if is_protected(project_name, master):
+        # No project is called that: whoever names it means the database.
+        meant = db_name if is_protected(db_name, master) else project_name
+        return find_refusal(meant, master)
     expected = database_name(project_name)
     refusal = find_refusal(db_name, master)
     if db_name == expected or is_protected(db_name, master):

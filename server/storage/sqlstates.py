@@ -36,17 +36,24 @@ _KINDS: dict[str, type[contract.DatabaseError]] = {
 
 # What a server says at connecting that it will say to every later attempt, and what mends it.
 _HOPELESS = (
-    ("password authentication failed", "set the right DB_USER and DB_PASSWORD"),
-    ("no password supplied", "set DB_PASSWORD"),
+    (
+        "password authentication failed",
+        "set DB_USER and DB_PASSWORD as the server knows them, or a new password there: "
+        "psql -h {host} -p {port} -c '\\password {user}'",
+    ),
+    ("no password supplied", "set DB_PASSWORD in .env.postgres"),
     ("authentication failed", "set the right DB_USER and DB_PASSWORD"),
     ("no pg_hba.conf entry", "allow this host, role and database in pg_hba.conf"),
     ("server does not support SSL", "set DB_SSLMODE to what the server offers"),
-    ("is not permitted to log in", "ALTER ROLE {user} LOGIN"),
+    ("is not permitted to log in", "psql -h {host} -p {port} -c 'ALTER ROLE {user} LOGIN'"),
     ("certificate verify failed", "give libpq the authority's certificate (PGSSLROOTCERT)"),
     ("root certificate file", "give libpq the authority's certificate (PGSSLROOTCERT)"),
     ("does not match host name", "set DB_HOST to the name in the server's certificate"),
     ('database "{name}" does not exist', "createdb -h {host} -p {port} -O {user} {name}"),
-    ('role "{user}" does not exist', "CREATE ROLE {user} LOGIN CREATEDB PASSWORD '...'"),
+    (
+        'role "{user}" does not exist',
+        "createuser -h {host} -p {port} --createdb --pwprompt {user}",
+    ),
 )
 
 

@@ -1,5 +1,6 @@
 """A project's database comes whole or not at all, and goes only if it is the project's."""
 
+import hashlib
 import itertools
 import os
 import secrets
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -501,7 +503,7 @@ def test_deletion_by_name_refuses(database: contract.Database, name: str) -> Non
             result = database.delete_project_database(project, force)
             assert (result["success"], result["database"]) == (
                 False,
-                project.replace("-", "_") + "_db",
+                project.replace("-", "_").lower() + "_db",
             )
             assert result["error"]
 
@@ -787,3 +789,129 @@ def test_sqlite_an_unwritable_folder(sqlite_database: contract.Database, tmp_pat
         sqlite_database.create_project_database("shop", "", 1)
     with pytest.raises(contract.Unavailable), sqlite_database.lock_project_database("shop_db"):
         pass
+
+
+def test_deletion_by_a_name_that_is_no_text(database: contract.Database) -> None:
+    """A script's mistake is refused, and `None` does not mean the project `none`."""
+    database.create_project_database("none", "", 1)
+    odd: tuple[Any, ...] = (None, 5, True, 1.5, b"none", ["none"], {}, object())
+    for project in odd:
+        for force in (False, True):
+            result = database.delete_project_database(project, force)
+            assert not result["success"]
+            assert result["error"]
+        assert not database.validate_project_database_deletion(project, "none_db")[0]
+        with pytest.raises(Refused):
+            database.create_project_database(project)
+        with pytest.raises(Refused):
+            database.drop_project_database(project, None, force=True)
+    assert database.drop_project_database("none_db", 1, force=False)
+
+
+def test_what_a_creation_made_is_known(database: contract.Database, name: str) -> None:
+    """Its mark tells it from what somebody else put in its place."""
+    db_name = name.replace("-", "_") + "_db"
+    assert not database.project_database_exists(db_name)
+    assert not database.made_project_database(db_name, 1)
+    database.create_project_database(name, "CREATE TABLE a (id BIGINT)", 1)
+    assert database.project_database_exists(db_name)
+    assert database.made_project_database(db_name, 1)
+    if database.BACKEND == "postgresql":
+        assert not database.made_project_database(db_name, 2)
+    assert database.drop_project_database(db_name, 1, force=False)
+    make_foreign(database, db_name)
+    assert database.project_database_exists(db_name)
+    assert not database.made_project_database(db_name, 1)
+
+
+def make_foreign(database: contract.Database, db_name: str) -> None:
+    """Something of a project database's name that the service didn't make."""
+    if database.BACKEND == "sqlite":
+        path = get_settings().project_databases / f"{db_name}.sqlite3"
+        path.write_bytes(b"somebody's".ljust(4096, b"!"))
+        return
+    with closing(raw("postgres")) as conn, conn.cursor() as cursor:
+        cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(db_name)))
+
+
+def test_a_creation_by_name_belongs_to_the_row(database: contract.Database, name: str) -> None:
+    """A script makes anew what a project lost: the mark is the project's, not nobody's."""
+    db_name = name.replace("-", "_") + "_db"
+    project_id = make_row(database, name, db_name)
+    assert database.create_project_database(name) == db_name
+    if database.BACKEND == "postgresql":
+        with pytest.raises(Refused):
+            database.drop_project_database(db_name, project_id + 1, force=True)
+    assert database.drop_project_database(db_name, project_id, force=False)
+
+
+def test_postgres_another_roles_database_is_kept(
+    postgres_database: contract.Database, server: postgres.Server, name: str
+) -> None:
+    """Force wouldn't help: a hard refusal, not "in use", which asks for force."""
+    db_name = postgres_database.create_project_database(name, "", 1)
+    with closing(server.connect()) as conn, conn.cursor() as cursor:
+        cursor.execute(f"ALTER DATABASE {db_name} OWNER TO postgres")
+    for force in (False, True):
+        with pytest.raises(Refused, match="another role") as caught:
+            postgres_database.drop_project_database(db_name, 1, force)
+        assert (caught.value.hard, caught.value.in_use) == (True, False)
+
+
+def test_postgres_what_cannot_be_swept_does_not_stop_the_rest(
+    postgres_database: contract.Database, server: postgres.Server
+) -> None:
+    """Half-made databases, the first of another role."""
+    master = hashlib.sha256(get_settings().db_name.encode()).hexdigest()[:8]
+    theirs, ours = (f"clawd_creating_{master}_{letter}" for letter in "ab")
+    with closing(server.connect()) as conn, conn.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {theirs}")
+        cursor.execute(f"CREATE DATABASE {ours} OWNER {get_settings().db_user}")
+    assert postgres_database.sweep_project_databases() == [ours]
+
+
+def test_sqlite_what_cannot_be_swept_does_not_stop_the_rest(
+    sqlite_database: contract.Database,
+) -> None:
+    """A folder of a half-made file's name."""
+    folder = get_settings().project_databases
+    theirs, ours = (folder / f".a_db.creating-{letter * 32}" for letter in "ab")
+    theirs.mkdir(parents=True)
+    ours.touch()
+    for path in (theirs, ours):
+        os.utime(path, (1, 1))
+    assert sqlite_database.sweep_project_databases() == [ours.name]
+
+
+def test_sqlite_a_folder_in_a_files_place(sqlite_database: contract.Database) -> None:
+    """The contract's error, not the driver's."""
+    (get_settings().project_databases / "shop_db.sqlite3").mkdir(parents=True)
+    for force in (False, True):
+        with pytest.raises(contract.Unavailable):
+            sqlite_database.drop_project_database("shop_db", 1, force)
+
+
+def test_postgres_few_are_made_at_a_time(
+    postgres_database: contract.Database, server: postgres.Server, name: str
+) -> None:
+    """Each creation has three connections of its own: fifty at once were more than a server has."""
+    most = 0
+    with ThreadPoolExecutor(10) as threads, closing(server.connect()) as conn:
+        creations = [
+            threads.submit(
+                postgres_database.create_project_database, f"{name}-{n}", "SELECT pg_sleep(0.2)", n
+            )
+            for n in range(10)
+        ]
+        while not all(creation.done() for creation in creations):
+            with conn.cursor() as cursor:
+                cursor.execute(
+                    "SELECT count(*) FROM pg_stat_activity "
+                    "WHERE datname = %s AND application_name = 'clawd-backend'",
+                    (get_settings().db_name,),
+                )
+                found = cursor.fetchone()
+            most = max(most, found[0] if found else 0)
+            time.sleep(0.01)
+    assert len({creation.result() for creation in creations}) == 10
+    assert 1 < most <= 4 + postgres_database.pool_stats()["size"]

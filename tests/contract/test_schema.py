@@ -123,3 +123,17 @@ def test_the_fresh_database_has_project_types(database: contract.Database) -> No
         assert described is not None, name
         assert described["tables"], name
         assert database.drop_project_database(db_name, 1, force=False), name
+
+
+def test_what_runs_every_minute_has_an_index(database: contract.Database) -> None:
+    """Mending and tidying up read what they are after, not whole tables."""
+    source = "sqlite_master WHERE type = 'index'" if database.BACKEND == "sqlite" else "pg_indexes"
+    name = "name" if database.BACKEND == "sqlite" else "indexname AS name"
+    with database.read_db() as conn:
+        found = {row["name"] for row in contract.fetch_all(conn, f"SELECT {name} FROM {source}")}
+    assert found >= {
+        "projects_unfinished",
+        "projects_name",
+        "auth_attempts_at",
+        "auth_tokens_expires",
+    }

@@ -60,7 +60,8 @@ def test_a_deletion_answers_what_went(api: Api, sql: Sql) -> None:
     assert len(api.messages(kept["id"])) == 2
     assert bystander["db_name"] in sql.databases()
     check_problem(delete(api, project["id"]), 404, "not_found")
-    assert audit(sql, project["id"]) == [("deleted", api.user["id"])]
+    user = api.user["id"]
+    assert audit(sql, project["id"]) == [("deleted", user), ("not found", user)]
     assert api.project(project["name"])["id"] != project["id"], "the name is free again"
 
 
@@ -220,14 +221,17 @@ def test_a_database_in_use_needs_force(api: Api, sql: Sql) -> None:
 
 
 def test_ten_deletions_at_once_are_one(api: Api, sql: Sql) -> None:
-    """Exactly one 200; the others find it busy or gone, never 500; one line in the audit trail."""
+    """Exactly one 200; the others find it busy or gone, never 500; each is in the audit trail."""
     project = api.project()
     answers = at_once([lambda: delete(api, project["id"])] * 10)
     statuses = sorted(answer.status_code for answer in answers)
     assert statuses[0] == 200
     assert set(statuses[1:]) <= {404, 409}
     assert project["db_name"] not in sql.databases()
-    assert audit(sql, project["id"]) == [("deleted", api.user["id"])]
+    outcomes = sorted(outcome for outcome, _ in audit(sql, project["id"]))
+    assert len(outcomes) == 10
+    assert outcomes.count("deleted") == 1
+    assert set(outcomes) <= {"busy", "deleted", "not found"}
 
 
 @pytest.mark.parametrize("database_there", [True, False])
