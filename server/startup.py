@@ -19,7 +19,8 @@ import database_adapter
 from server.auth import limits
 from server.auth.passwords import Hashing
 from server.chat.echo import EchoGateway
-from server.chat.gateway import Gateway, HttpGateway
+from server.chat.gateway import Gateway
+from server.chat.openclaw import HttpGateway
 from server.chat.service import Chat
 from server.chat.turns import forget_keys
 from server.edge import StartupFailed

@@ -27,7 +27,7 @@ DRIVERS = {
     "sqlite3": {"database.py", "migrate_to_postgres.py"},
     "database_postgres": {"database_adapter.py", "migrate_to_postgres.py"},
     "database": {"database_adapter.py", "migrate_to_postgres.py"},
-    "httpx": {"server/chat/gateway.py"},
+    "httpx": {"server/chat/openclaw.py"},
 }
 HTTP = {"fastapi", "starlette"}
 KNOWS_HTTP = {

@@ -51,6 +51,14 @@ def test_the_one_spelling_is_its_own(local: str) -> None:
 
 
 @settings(deadline=None)
+@given(st.text(max_size=40) | st.text(max_size=20).map("{}@Example.com".format))
+def test_the_key_is_its_own(text: str) -> None:
+    """The migration makes keys of what the service has stored: a key's key is itself."""
+    key = emails.account_key(text)
+    assert emails.account_key(key) == key
+
+
+@settings(deadline=None)
 @given(st.from_regex(r"[a-z0-9][a-z0-9+_-]{0,20}", fullmatch=True), st.data())
 def test_case_makes_no_second_account(local: str, data: st.DataObject) -> None:
     """Every mixture of small and capital letters is one account."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from server.chat.gateway import HttpGateway
+from server.chat.openclaw import HttpGateway
 from server.errors import Problem
 from server.settings import Settings
 from tests.chat.test_gateway_client import Sink

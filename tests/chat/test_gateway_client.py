@@ -10,7 +10,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from server.chat.gateway import HttpGateway, clean
+from server.chat.completion import clean
+from server.chat.openclaw import HttpGateway
 from server.errors import Problem
 from server.settings import Settings
 from tests.gateway import GatewayStub
