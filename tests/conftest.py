@@ -19,6 +19,12 @@ from tests.service import Api, Service, close_clients, sign_up
 
 BACKENDS = ("sqlite", "postgresql")
 GATEWAY_TOKEN = "token-of-the-gateway"
+# What production needs besides a database.
+PRODUCTION = {
+    "APP_ENV": "production",
+    "OPENCLAW_URL": "http://127.0.0.1:9",
+    "ALLOW_ANY_BRANCH": "1",
+}
 
 
 @pytest.fixture(autouse=True)

@@ -150,12 +150,13 @@ class Generations:
         if isinstance(turn, Replay):
             return turn
         generation = Generation(turn, self._much.set)
-        self._running[generation.id] = generation
         body = request.build(self._settings, turn.session_key, turn.said, stream=stream)
         # What was said, with its images, is in the body now, which the gateway empties.
         turn.said.clear()
         wanted.images.clear()
         generation.asking = asyncio.create_task(self.gateway.answer(body, generation))
+        # Not before: a row that fails on the way here is a stray, and is ended as one.
+        self._running[generation.id] = generation
         if self.draining:
             generation.cancel("interrupted")
         self._hold(asyncio.create_task(self._see_through(generation)))

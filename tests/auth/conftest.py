@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import fresh_master
+from tests.conftest import PRODUCTION, fresh_master
 from tests.service import Service
 
 
@@ -26,9 +26,7 @@ def production(
     """The service as operators run it."""
     settings = {
         **fresh_master(backend, request, tmp_path_factory.mktemp("production")),
-        "APP_ENV": "production",
-        "OPENCLAW_URL": "http://127.0.0.1:9",
-        "ALLOW_ANY_BRANCH": "1",
+        **PRODUCTION,
     }
     with Service(settings, tmp_path_factory.mktemp("production-log")) as running:
         yield running

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import fresh_master
+from tests.conftest import PRODUCTION, fresh_master
 from tests.service import Service
 from tests.sql import Sql
 
@@ -18,9 +18,7 @@ def guarded(
     """The service in production, with pages of two origins allowed."""
     settings = {
         **fresh_master(backend, request, tmp_path_factory.mktemp("guarded")),
-        "APP_ENV": "production",
-        "OPENCLAW_URL": "http://127.0.0.1:9",
-        "ALLOW_ANY_BRANCH": "1",
+        **PRODUCTION,
         "CORS_ORIGINS": ", ".join(ORIGINS),
     }
     with Service(settings, tmp_path_factory.mktemp("guarded-log")) as running:
