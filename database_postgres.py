@@ -2,181 +2,45 @@
 
 import hashlib
 import logging
-import select
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
-from psycopg2.extras import RealDictCursor
 
-from server.settings import BadSettings, Settings, get_settings
-from server.storage import contract, deletion, migrate, names, sqlstates
+from server.settings import BadSettings, get_settings
+from server.storage import contract, deletion, migrate, names, postgres
 from server.storage.breaker import Breaker
 from server.storage.contract import ConnectionStatus, DeletionResult, ProjectDatabase
 from server.storage.pool import Pool
 
 BACKEND = "postgresql"
-CONNECT_SECONDS = 2.0
 DDL_SECONDS = 30.0
 PING_SECONDS = 1.0
 # Each takes up to three connections beside the pool.
 DDL_AT_ONCE = 4
-# How much longer than the server's own limit we wait for its answer before we call it hung.
-GRACE_SECONDS = 0.5
 
 _HALF_MADE = "clawd_creating"
 
 log = logging.getLogger("clawd.database")
 
-
-class _Connection(psycopg2.extensions.connection):
-    """A connection that gives up on a server that doesn't answer.
-
-    No server setting and no TCP setting covers a server that hangs; the deadline here does. It
-    counts for each statement, and for connecting, where libpq's own doesn't work in this mode.
-    """
-
-    patience = CONNECT_SECONDS
-
-
-class _Hung(contract.Unavailable):
-    """The server took the statement, or the connection, and said nothing within the deadline."""
-
-
-class _Cursor(RealDictCursor):
-    """A cursor that takes a statement without parameters as it stands, percent signs too."""
-
-    def execute(self, query: Any, vars: Any = None) -> None:
-        try:
-            super().execute(query, vars or None)
-        except ValueError as error:
-            # psycopg2 itself refuses a NUL, and text that is not Unicode.
-            raise contract.BadValue(str(error)) from error
-
-
-def _wait(conn: Any) -> None:
-    """psycopg2's wait callback: `select`, with the connection's deadline."""
-    deadline = time.monotonic() + getattr(conn, "patience", CONNECT_SECONDS)
-    while (state := conn.poll()) != psycopg2.extensions.POLL_OK:
-        # libpq changes its socket from one of a host's addresses to the next.
-        waiter = select.poll()
-        waiter.register(
-            conn.fileno(),
-            select.POLLIN if state == psycopg2.extensions.POLL_READ else select.POLLOUT,
-        )
-        left = deadline - time.monotonic()
-        if left <= 0 or not waiter.poll(left * 1000):
-            raise _Hung("the database server does not answer")
-
-
-def _connect(settings: Settings, dbname: str, patience: float) -> _Connection:
-    psycopg2.extensions.set_wait_callback(_wait)
-    with _errors(settings):
-        conn: _Connection = psycopg2.connect(
-            host=settings.db_host,
-            port=settings.db_port,
-            dbname=dbname,
-            user=settings.db_user,
-            password=settings.db_password.get_secret_value(),
-            sslmode=settings.db_sslmode,
-            application_name="clawd-backend",
-            client_encoding="UTF8",
-            connection_factory=_Connection,
-            cursor_factory=_Cursor,
-        )
-        try:
-            conn.patience = patience + GRACE_SECONDS
-            conn.autocommit = True
-            _set_limits(conn, patience)
-        except BaseException:
-            conn.close()
-            raise
-    return conn
-
-
-def _set_limits(conn: _Connection, patience: float) -> None:
-    """The server's own limits, the same for all of us, so that a pooler between may mix us."""
-    milliseconds = int(patience * 1000)
-    contract.execute(
-        conn,
-        "SELECT set_config('timezone', 'UTC', false), "
-        "set_config('statement_timeout', %(ms)s, false), "
-        "set_config('lock_timeout', %(ms)s, false), "
-        "set_config('idle_in_transaction_session_timeout', '10000', false)",
-        {"ms": str(milliseconds)},
-    )
-
-
-@contextmanager
-def _errors(settings: Settings | None = None) -> Iterator[None]:
-    """Turn the driver's errors into the contract's; with `settings`, those of connecting."""
-    try:
-        yield
-    except psycopg2.Error as error:
-        if settings is not None and (cure := _cure(error, settings)):
-            raise contract.Misconfigured(cure) from error
-        kind = _kind(error)
-        if kind is None:
-            raise
-        reason = _first_line(error)
-        if kind is contract.Misconfigured:
-            reason += "; docs/deployment.md says what the role needs"
-        raise kind(reason) from error
-
-
-def _kind(error: psycopg2.Error) -> type[contract.DatabaseError] | None:
-    lost = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
-    return sqlstates.kind(error.pgcode, str(error)) if lost or error.pgcode else None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _cure(error: psycopg2.Error, settings: Settings) -> str | None:
-    """One line about a connection that will never work, with what mends it, or None."""
-    host, port, name = settings.db_host, settings.db_port, settings.db_name
-    mending = sqlstates.cure(str(error), host=host, port=port, name=name, user=settings.db_user)
-    if mending is None:
-        return None
-    reason = str(error).strip().rpartition("FATAL:")[2].strip().partition("\n")[0]
-    return f"PostgreSQL at {host}:{port}, database {name}: {reason}; to mend it: {mending}"
-
-
-def _usable(conn: _Connection) -> bool:
-    """An idle connection has nothing to say: one that is readable has been closed."""
-    if conn.closed:
-        return False
-    waiter = select.poll()
-    waiter.register(conn.fileno(), select.POLLIN)
-    return not waiter.poll(0)
-
-
-def _close(conn: _Connection) -> None:
-    with suppress(psycopg2.Error):
-        conn.close()
-
-
 _breaker = Breaker()
-_pool: Pool[_Connection] | None = None
+_pool: Pool[postgres.Connection] | None = None
 _opening = threading.Lock()
 
 
-def _opened() -> Pool[_Connection]:
+def _opened() -> Pool[postgres.Connection]:
     global _pool
     with _opening:
         if _pool is None:
             settings = get_settings()
             _pool = Pool(
-                lambda: _connect(settings, settings.db_name, settings.db_statement_timeout),
-                usable=_usable,
-                close=_close,
+                lambda: postgres.connect(settings, settings.db_name, settings.db_statement_timeout),
+                usable=postgres.is_usable,
+                close=postgres.close,
                 minimum=settings.db_pool_min,
                 maximum=settings.db_pool_max,
                 wait=settings.db_pool_wait,
@@ -187,7 +51,7 @@ def _opened() -> Pool[_Connection]:
 @contextmanager
 def get_db() -> Iterator[contract.Connection]:
     """A transaction on a connection of the pool."""
-    with _errors(), _lent(_opened()) as conn:
+    with postgres.errors(), _lent(_opened()) as conn:
         conn.autocommit = False
         yield conn
         if conn.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_INERROR:
@@ -204,13 +68,15 @@ def get_db() -> Iterator[contract.Connection]:
 @contextmanager
 def read_db() -> Iterator[contract.Connection]:
     """A connection of the pool in autocommit: one round trip a statement."""
-    with _errors(), _lent(_opened()) as conn:
+    with postgres.errors(), _lent(_opened()) as conn:
         conn.autocommit = True
         yield conn
 
 
 @contextmanager
-def _lent(pool: Pool[_Connection], wait: float | None = None) -> Iterator[_Connection]:
+def _lent(
+    pool: Pool[postgres.Connection], wait: float | None = None
+) -> Iterator[postgres.Connection]:
     """A connection of the pool; refused at once while the server hangs."""
     conn = _acquire(pool, wait)
     healthy = False
@@ -219,7 +85,7 @@ def _lent(pool: Pool[_Connection], wait: float | None = None) -> Iterator[_Conne
         healthy = True
     except contract.Unavailable as error:
         # It may be hung: a rollback would wait just as long.
-        if isinstance(error, _Hung):
+        if isinstance(error, postgres.Hung):
             _breaker.failed()
         raise
     except BaseException:
@@ -231,7 +97,7 @@ def _lent(pool: Pool[_Connection], wait: float | None = None) -> Iterator[_Conne
         pool.release(conn, healthy)
 
 
-def _acquire(pool: Pool[_Connection], wait: float | None) -> _Connection:
+def _acquire(pool: Pool[postgres.Connection], wait: float | None) -> postgres.Connection:
     trying = _breaker.check()
     conn = None
     try:
@@ -243,7 +109,7 @@ def _acquire(pool: Pool[_Connection], wait: float | None) -> _Connection:
             # The server may have begun to hang while this caller waited.
             _breaker.check_again()
     except BaseException as error:
-        if trying or isinstance(error, _Hung):
+        if trying or isinstance(error, postgres.Hung):
             _breaker.failed()
         if conn is not None:
             pool.release(conn, healthy=not trying)
@@ -251,7 +117,7 @@ def _acquire(pool: Pool[_Connection], wait: float | None) -> _Connection:
     return conn
 
 
-def _try(conn: _Connection) -> None:
+def _try(conn: postgres.Connection) -> None:
     patience, conn.patience = conn.patience, PING_SECONDS
     conn.autocommit = True
     contract.execute(conn, "SELECT 1")
@@ -268,25 +134,27 @@ def _lock_key(name: str) -> int:
 
 
 @contextmanager
-def _direct(dbname: str | None = None, patience: float = DDL_SECONDS) -> Iterator[_Connection]:
+def _direct(
+    dbname: str | None = None, patience: float = DDL_SECONDS
+) -> Iterator[postgres.Connection]:
     """A connection of its own, for what no pooler and no request's deadline may stand before.
 
     It goes to the master: "cannot drop the currently open database" is one more guard.
     """
     settings = get_settings()
-    conn = _connect(settings, dbname or settings.db_name, patience)
+    conn = postgres.connect(settings, dbname or settings.db_name, patience)
     try:
-        with _errors():
+        with postgres.errors():
             yield conn
     finally:
-        _close(conn)
+        postgres.close(conn)
 
 
 def init_schema() -> None:
     """Bring the master's tables up to date; mark it so that PostgreSQL refuses to drop it."""
 
     @contextmanager
-    def transaction() -> Iterator[_Connection]:
+    def transaction() -> Iterator[postgres.Connection]:
         with _direct() as conn:
             conn.autocommit = False
             yield conn
@@ -306,7 +174,7 @@ def _run_script(conn: contract.Connection, script: str) -> None:
     contract.execute(conn, script)
 
 
-def _protect_master(conn: _Connection) -> None:
+def _protect_master(conn: postgres.Connection) -> None:
     """Where our role owns the master it could drop it; PostgreSQL never drops a template."""
     row = contract.fetch_one(
         conn,
@@ -324,7 +192,7 @@ def _protect_master(conn: _Connection) -> None:
 
 def ping() -> None:
     """One round trip to the server."""
-    with _errors(), _lent(_opened(), wait=PING_SECONDS / 2) as conn:
+    with postgres.errors(), _lent(_opened(), wait=PING_SECONDS / 2) as conn:
         patience, conn.patience = conn.patience, PING_SECONDS / 2
         try:
             conn.autocommit = True
@@ -350,10 +218,10 @@ def test_connection() -> ConnectionStatus:
         "database": settings.db_name,
     }
     try:
-        with _direct(patience=CONNECT_SECONDS) as conn:
+        with _direct(patience=postgres.CONNECT_SECONDS) as conn:
             row = contract.fetch_one(conn, "SELECT version() AS version")
     except (contract.DatabaseError, psycopg2.Error) as error:
-        return {"status": "error", **target, "reason": _first_line(error)}
+        return {"status": "error", **target, "reason": postgres.first_line(error)}
     return {"status": "ok", "version": row["version"] if row else "", **target}
 
 
@@ -386,12 +254,12 @@ def lock_project_database(db_name: str) -> Iterator[None]:
         yield
 
 
-def _try_lock(conn: _Connection, name: str) -> bool:
+def _try_lock(conn: postgres.Connection, name: str) -> bool:
     row = contract.fetch_one(conn, "SELECT pg_try_advisory_lock(%s) AS locked", (_lock_key(name),))
     return bool(row and row["locked"])
 
 
-def _ddl(conn: _Connection, statement: str, name: str, **identifiers: str) -> None:
+def _ddl(conn: postgres.Connection, statement: str, name: str, **identifiers: str) -> None:
     """Run a statement about the database `name`; names meet SQL here and nowhere else."""
     for identifier in (name, *identifiers.values()):
         # psycopg2 cuts an identifier at a NUL and PostgreSQL cuts it at 63 bytes.
@@ -461,7 +329,7 @@ def _half_made_prefix() -> str:
     return f"{_HALF_MADE}_{master[:8]}_"
 
 
-def _comment(conn: _Connection, db_name: str, comment: str) -> None:
+def _comment(conn: postgres.Connection, db_name: str, comment: str) -> None:
     statement = sql.SQL("COMMENT ON DATABASE {} IS {}").format(
         sql.Identifier(db_name), sql.Literal(comment)
     )
@@ -480,10 +348,10 @@ def _apply_template(db_name: str, template_sql: str) -> None:
         try:
             contract.execute(conn, template_sql)
         except psycopg2.ProgrammingError as error:
-            raise contract.TemplateFailed(_first_line(error)) from error
+            raise contract.TemplateFailed(postgres.first_line(error)) from error
         except psycopg2.Error as error:
-            if _kind(error) in (contract.Conflict, contract.BadValue, None):
-                raise contract.TemplateFailed(_first_line(error)) from error
+            if postgres.error_kind(error) in (contract.Conflict, contract.BadValue, None):
+                raise contract.TemplateFailed(postgres.first_line(error)) from error
             raise
         conn.commit()
 
@@ -558,10 +426,10 @@ def delete_project_database(project_name: str, force: bool = False) -> DeletionR
 
 def describe_project_database(db_name: str) -> ProjectDatabase | None:
     """The project's database: its size and tables."""
-    with _direct(patience=CONNECT_SECONDS) as conn:
+    with _direct(patience=postgres.CONNECT_SECONDS) as conn:
         if not _exists(conn, db_name):
             return None
-    with _direct(db_name, patience=CONNECT_SECONDS) as conn:
+    with _direct(db_name, patience=postgres.CONNECT_SECONDS) as conn:
         row = contract.fetch_one(
             conn,
             "SELECT pg_database_size(current_database()) AS size, "
@@ -589,13 +457,13 @@ def sweep_project_databases() -> list[str]:
         return [name for name in found if _try_lock(conn, name) and _sweep(conn, name)]
 
 
-def _sweep(conn: _Connection, db_name: str) -> bool:
+def _sweep(conn: postgres.Connection, db_name: str) -> bool:
     try:
         _ddl(conn, "DROP DATABASE IF EXISTS {} WITH (FORCE)", db_name)
     except (psycopg2.Error, contract.DatabaseError) as error:
         log.warning(
             "half-made database not removed",
-            extra={"database": db_name, "cause": _first_line(error)},
+            extra={"database": db_name, "cause": postgres.first_line(error)},
         )
         return False
     return True

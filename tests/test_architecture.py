@@ -23,7 +23,7 @@ MODULES = {
 # Each may use those before it, none may use those after it.
 FEATURES = ("auth", "projects", "sessions", "images", "messages", "chat", "health")
 DRIVERS = {
-    "psycopg2": {"database_postgres.py", "migrate_to_postgres.py"},
+    "psycopg2": {"database_postgres.py", "server/storage/postgres.py", "migrate_to_postgres.py"},
     "sqlite3": {"database.py", "migrate_to_postgres.py"},
     "database_postgres": {"database_adapter.py", "migrate_to_postgres.py"},
     "database": {"database_adapter.py", "migrate_to_postgres.py"},
@@ -57,6 +57,11 @@ FOUNDATIONS = {
     "server/storage/names.py": {"server.storage.contract"},
     "server/storage/pool.py": {"server.storage.contract"},
     "server/storage/sqlstates.py": {"server.storage.contract"},
+    "server/storage/postgres.py": {
+        "server.settings",
+        "server.storage.contract",
+        "server.storage.sqlstates",
+    },
     "server/storage/breaker.py": {"server.storage.contract"},
     "server/storage/migrate.py": {"server.storage.contract"},
     "server/storage/deletion.py": {"server.storage.contract", "server.storage.names"},
@@ -69,7 +74,7 @@ FOUNDATIONS = {
         "database_postgres",
     },
     "database.py": A_DATABASE,
-    "database_postgres.py": A_DATABASE | {"server.storage.sqlstates", "server.storage.breaker"},
+    "database_postgres.py": A_DATABASE | {"server.storage.postgres", "server.storage.breaker"},
 }
 MAY_HAVE_SQL = re.compile(
     r"server/\w+/queries\.py|server/audit\.py|server/auth/limits\.py|server/storage/\w+\.py"

@@ -1,0 +1,150 @@
+"""Connections to PostgreSQL: psycopg2 with deadlines, its errors as the contract's."""
+
+import select
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2.extras import RealDictCursor
+
+from server.settings import Settings
+from server.storage import contract, sqlstates
+
+CONNECT_SECONDS = 2.0
+# How much longer than the server's own limit we wait for its answer before we call it hung.
+GRACE_SECONDS = 0.5
+
+
+class Connection(psycopg2.extensions.connection):
+    """A connection that gives up on a server that doesn't answer.
+
+    No server setting and no TCP setting covers a server that hangs; the deadline here does. It
+    counts for each statement, and for connecting, where libpq's own doesn't work in this mode.
+    """
+
+    patience = CONNECT_SECONDS
+
+
+class Hung(contract.Unavailable):
+    """The server took the statement, or the connection, and said nothing within the deadline."""
+
+
+class Cursor(RealDictCursor):
+    """A cursor that takes a statement without parameters as it stands, percent signs too."""
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        try:
+            super().execute(query, vars or None)
+        except ValueError as error:
+            # psycopg2 itself refuses a NUL, and text that is not Unicode.
+            raise contract.BadValue(str(error)) from error
+
+
+def _wait(conn: Any) -> None:
+    """psycopg2's wait callback: `select`, with the connection's deadline."""
+    deadline = time.monotonic() + getattr(conn, "patience", CONNECT_SECONDS)
+    while (state := conn.poll()) != psycopg2.extensions.POLL_OK:
+        # libpq changes its socket from one of a host's addresses to the next.
+        waiter = select.poll()
+        waiter.register(
+            conn.fileno(),
+            select.POLLIN if state == psycopg2.extensions.POLL_READ else select.POLLOUT,
+        )
+        left = deadline - time.monotonic()
+        if left <= 0 or not waiter.poll(left * 1000):
+            raise Hung("the database server does not answer")
+
+
+def connect(settings: Settings, dbname: str, patience: float) -> Connection:
+    """A connection in autocommit; each statement on it may take `patience` seconds."""
+    psycopg2.extensions.set_wait_callback(_wait)
+    with errors(settings):
+        conn: Connection = psycopg2.connect(
+            host=settings.db_host,
+            port=settings.db_port,
+            dbname=dbname,
+            user=settings.db_user,
+            password=settings.db_password.get_secret_value(),
+            sslmode=settings.db_sslmode,
+            application_name="clawd-backend",
+            client_encoding="UTF8",
+            connection_factory=Connection,
+            cursor_factory=Cursor,
+        )
+        try:
+            conn.patience = patience + GRACE_SECONDS
+            conn.autocommit = True
+            _set_limits(conn, patience)
+        except BaseException:
+            conn.close()
+            raise
+    return conn
+
+
+def _set_limits(conn: Connection, patience: float) -> None:
+    """The server's own limits, the same for all of us, so that a pooler between may mix us."""
+    milliseconds = int(patience * 1000)
+    contract.execute(
+        conn,
+        "SELECT set_config('timezone', 'UTC', false), "
+        "set_config('statement_timeout', %(ms)s, false), "
+        "set_config('lock_timeout', %(ms)s, false), "
+        "set_config('idle_in_transaction_session_timeout', '10000', false)",
+        {"ms": str(milliseconds)},
+    )
+
+
+@contextmanager
+def errors(settings: Settings | None = None) -> Iterator[None]:
+    """Turn the driver's errors into the contract's; with `settings`, those of connecting."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        if settings is not None and (cure := _cure(error, settings)):
+            raise contract.Misconfigured(cure) from error
+        kind = error_kind(error)
+        if kind is None:
+            raise
+        reason = first_line(error)
+        if kind is contract.Misconfigured:
+            reason += "; docs/deployment.md says what the role needs"
+        raise kind(reason) from error
+
+
+def error_kind(error: psycopg2.Error) -> type[contract.DatabaseError] | None:
+    """The contract's error for one of psycopg2's; None for a defect of ours."""
+    lost = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return sqlstates.kind(error.pgcode, str(error)) if lost or error.pgcode else None
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message without the server's hints and positions."""
+    return str(error).strip().partition("\n")[0]
+
+
+def _cure(error: psycopg2.Error, settings: Settings) -> str | None:
+    """One line about a connection that will never work, with what mends it, or None."""
+    host, port, name = settings.db_host, settings.db_port, settings.db_name
+    mending = sqlstates.cure(str(error), host=host, port=port, name=name, user=settings.db_user)
+    if mending is None:
+        return None
+    reason = str(error).strip().rpartition("FATAL:")[2].strip().partition("\n")[0]
+    return f"PostgreSQL at {host}:{port}, database {name}: {reason}; to mend it: {mending}"
+
+
+def is_usable(conn: Connection) -> bool:
+    """An idle connection has nothing to say: one that is readable has been closed."""
+    if conn.closed:
+        return False
+    waiter = select.poll()
+    waiter.register(conn.fileno(), select.POLLIN)
+    return not waiter.poll(0)
+
+
+def close(conn: Connection) -> None:
+    """Close a connection, also one that is broken."""
+    with suppress(psycopg2.Error):
+        conn.close()
