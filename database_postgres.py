@@ -5,16 +5,21 @@ import logging
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
 
 from server.settings import BadSettings, get_settings
-from server.storage import contract, deletion, migrate, names, postgres
+from server.storage import contract, deletion, migrate, names, postgres, roles
 from server.storage.breaker import Breaker
-from server.storage.contract import ConnectionStatus, DeletionResult, ProjectDatabase
+from server.storage.contract import (
+    ConnectionStatus,
+    DeletionResult,
+    FoundDatabase,
+    ProjectDatabase,
+)
 from server.storage.pool import Pool
 
 BACKEND = "postgresql"
@@ -160,18 +165,104 @@ def init_schema() -> None:
             yield conn
             conn.commit()
 
-    def lock(conn: contract.Connection) -> None:
-        transaction_lock(conn, "clawd-backend schema")
-
-    migrate.migrate(transaction, lock, _run_script, migrate.steps(BACKEND))
+    known = migrate.steps(BACKEND)
+    with _direct() as conn:
+        _check_role(conn)
+        _check_places(conn)
+        applied = migrate.list_applied(conn) if _has_tables(conn) else []
+    # A role that owns no tables, as it should be, may not even try to make one that exists.
+    if todo := migrate.pending(applied, known):
+        try:
+            migrate.migrate(transaction, _lock_schema, _run_script, known)
+        except contract.Misconfigured as error:
+            steps = ", ".join(step.name for step in todo)
+            raise contract.Misconfigured(
+                f"{error}; schema/ has steps for the owner of the tables to apply ({steps}): "
+                "./clawd init-postgres"
+            ) from error
     with transaction() as conn:
         # Of two that change a database's row at once, one fails: "tuple concurrently updated".
-        lock(conn)
+        _lock_schema(conn)
         _protect_master(conn)
+
+
+def _lock_schema(conn: contract.Connection) -> None:
+    transaction_lock(conn, "clawd-backend schema")
+
+
+def _has_tables(conn: contract.Connection) -> bool:
+    row = contract.fetch_one(conn, "SELECT to_regclass('schema_migrations') IS NOT NULL AS found")
+    return bool(row and row["found"])
 
 
 def _run_script(conn: contract.Connection, script: str) -> None:
     contract.execute(conn, script)
+
+
+def _check_role(conn: contract.Connection) -> None:
+    """PostgreSQL refuses a superuser nothing, so the guard in it would be none."""
+    settings = get_settings()
+    if roles.is_superuser(conn):
+        reason = f"the role {settings.db_user} is a superuser, which could drop the master"
+        if settings.app_env == "production" and not settings.allow_superuser:
+            raise contract.Misconfigured(
+                f"{reason}; make one that can't with ./clawd init-postgres, or set "
+                "ALLOW_SUPERUSER=true"
+            )
+        log.warning("%s; ./clawd init-postgres makes one that can't", reason)
+    elif strengths := roles.find_strengths(conn):
+        log.warning(
+            "the role %s %s, so that a defect could harm the master; "
+            "./clawd init-postgres takes that from it",
+            settings.db_user,
+            ", ".join(strengths),
+        )
+
+
+def _check_places(conn: contract.Connection) -> None:
+    """Where the server has fewer places than the pool may take, requests fail when it is busy."""
+    most = get_settings().db_pool_max
+    row = contract.fetch_one(
+        conn,
+        """
+        SELECT least(nullif(rolconnlimit, -1), nullif(datconnlimit, -1),
+            current_setting('max_connections')::int
+            - current_setting('superuser_reserved_connections')::int
+            - coalesce(current_setting('reserved_connections', true)::int, 0)) AS places
+        FROM pg_roles, pg_database
+        WHERE rolname = current_user AND datname = current_database()
+        """,
+    )
+    if row and row["places"] < most:
+        log.warning(
+            "DB_POOL_MAX is %d, and the server has only %d places for us; make max_connections "
+            "larger there, or DB_POOL_MAX smaller",
+            most,
+            row["places"],
+        )
+
+
+def set_up_master(admin_url: str) -> None:
+    """As a superuser, make the role, the master and its tables as docs/deployment.md says.
+
+    Done again it brings the tables up to date. Raises `Misconfigured` for a master that is newer
+    than this code.
+    """
+    settings = get_settings()
+    role, master = settings.db_user, settings.db_name
+    with closing(postgres.connect_url(admin_url, settings, DDL_SECONDS)) as conn, postgres.errors():
+        contract.execute(conn, roles.cluster_sql(role, settings.db_password.get_secret_value()))
+        if not _exists(conn, master):
+            contract.execute(conn, roles.database_sql(master))
+    with (
+        closing(postgres.connect_url(admin_url, settings, DDL_SECONDS, master)) as conn,
+        postgres.errors(),
+    ):
+        conn.autocommit = False
+        _lock_schema(conn)
+        contract.execute(conn, roles.master_sql(role, master, migrate.steps(BACKEND)))
+        migrate.pending(migrate.list_applied(conn), migrate.steps(BACKEND))
+        conn.commit()
 
 
 def _protect_master(conn: postgres.Connection) -> None:
@@ -249,14 +340,22 @@ def validate_project_database_deletion(project_name: str, db_name: str) -> tuple
 def lock_project_database(db_name: str) -> Iterator[None]:
     """An advisory lock on a connection of its own, which a dying process lets go."""
     with _direct() as conn:
-        if not _try_lock(conn, f"project database {db_name}"):
-            raise contract.Busy(f"database '{db_name}' is being created or deleted")
+        if not _try_lock(conn, f"project database {db_name}") or not _is_free(conn, db_name):
+            raise contract.Locked(f"database '{db_name}' is being created or deleted")
         yield
 
 
 def _try_lock(conn: postgres.Connection, name: str) -> bool:
     row = contract.fetch_one(conn, "SELECT pg_try_advisory_lock(%s) AS locked", (_lock_key(name),))
     return bool(row and row["locked"])
+
+
+def _is_free(conn: postgres.Connection, name: str) -> bool:
+    """Whether nobody holds the lock `name`."""
+    if not _try_lock(conn, name):
+        return False
+    contract.execute(conn, "SELECT pg_advisory_unlock(%s)", (_lock_key(name),))
+    return True
 
 
 def _ddl(conn: postgres.Connection, statement: str, name: str, **identifiers: str) -> None:
@@ -292,6 +391,8 @@ def create_project_database(
             raise contract.DatabaseExists(f"database '{db_name}' already exists")
         owner = deletion.find_owner(read_db, db_name) if project_id is None else project_id
         _try_lock(conn, half_made)
+        # The server ends the statement of a process that was killed in its own time: not over yet.
+        _try_lock(conn, db_name)
         try:
             _ddl(conn, "CREATE DATABASE {} TEMPLATE template0", half_made)
             _comment(conn, half_made, _marker(owner))
@@ -422,6 +523,56 @@ def delete_project_database(project_name: str, force: bool = False) -> DeletionR
         lock=lock_project_database,
         drop=drop_project_database,
     )
+
+
+def list_project_databases() -> list[FoundDatabase]:
+    """By comment or name; what is half made and locked is in the making."""
+    with _direct() as conn:
+        rows = contract.fetch_all(
+            conn,
+            "SELECT datname AS name, datconnlimit <> -2 AS valid, "
+            "coalesce(shobj_description(oid, 'pg_database'), '') AS comment "
+            "FROM pg_database ORDER BY datname",
+        )
+        half_made = {
+            row["name"]
+            for row in rows
+            if row["name"].startswith(_half_made_prefix()) and _is_free(conn, row["name"])
+        }
+    found = [_found(row, half_made) for row in rows]
+    return [one for one in found if one["half_made"] or _may_be_a_projects(one)]
+
+
+def _found(row: contract.Row, half_made: set[str]) -> FoundDatabase:
+    mark = _marker(None).removesuffix("unknown")
+    project = row["comment"].removeprefix(mark)
+    return {
+        "name": row["name"],
+        "marked": row["comment"].startswith(mark),
+        "project_id": int(project) if project.isdecimal() else None,
+        "valid": row["valid"],
+        "half_made": row["name"] in half_made,
+    }
+
+
+def _may_be_a_projects(found: FoundDatabase) -> bool:
+    if found["name"].startswith(_HALF_MADE):
+        return False
+    return found["marked"] or names.PROJECT_DATABASE.fullmatch(found["name"]) is not None
+
+
+def creation_obstacle() -> str | None:
+    """The role's missing right to create databases."""
+    with read_db() as conn:
+        row = contract.fetch_one(
+            conn,
+            "SELECT rolname, rolcreatedb OR rolsuper AS may FROM pg_roles "
+            "WHERE rolname = current_user",
+        )
+    if row is None or row["may"]:
+        return None
+    role = row["rolname"]
+    return f"the role {role} may not create databases; to mend it: ALTER ROLE {role} CREATEDB"
 
 
 def describe_project_database(db_name: str) -> ProjectDatabase | None:

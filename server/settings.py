@@ -181,6 +181,9 @@ class Settings(BaseSettings):
         Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"],
         Field(description="TLS to PostgreSQL, with libpq's meanings."),
     ] = "prefer"
+    allow_superuser: Annotated[
+        bool, Field(description="Let production use a superuser, whom PostgreSQL refuses nothing.")
+    ] = False
     db_pool_min: Annotated[
         int, Field(ge=1, description="Connections kept open while idle, per process.")
     ] = 5

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from types import FrameType
 
@@ -26,7 +26,8 @@ from server.chat.turns import forget_keys
 from server.edge import StartupFailed
 from server.health.checks import Checks
 from server.logs import configure
-from server.projects import lifecycle
+from server.projects import consistency, lifecycle
+from server.sessions import deletion
 from server.settings import Settings, get_settings
 from server.storage.contract import Busy, DatabaseError, Misconfigured, Unavailable
 from server.version import branch
@@ -127,7 +128,7 @@ async def _prepare(app: FastAPI, *, first: bool = False) -> bool:
     except DatabaseError as error:
         transient = isinstance(error, Busy) or get_settings().postgres
         if not (transient and isinstance(error, Busy | Unavailable)):
-            raise StartupFailed(f"the database can't be used: {error}") from error
+            raise StartupFailed(f"the database {_place()} can't be used: {error}") from error
         app.state.not_ready_because = _reason(error)
         log.log(logging.WARNING if first else logging.DEBUG, "no database: %s", error)
         return False
@@ -158,12 +159,22 @@ async def _keep_house(app: FastAPI) -> None:
     except Exception:
         log.critical("can't start", exc_info=True)
         os._exit(3)
+    # The report once a start: what nothing mends by itself would be said every minute.
+    await _do(*CHORES, consistency.report)
     while True:
-        for chore in (lifecycle.mend, limits.forget_old, forget_keys):
-            try:
-                await run_in_threadpool(chore)
-            except DatabaseError as error:
-                log.warning("chore not done", extra={"chore": chore.__name__, "cause": str(error)})
-            except Exception:
-                log.exception("chore failed", extra={"chore": chore.__name__})
         await asyncio.sleep(MEND_SECONDS)
+        await _do(*CHORES)
+
+
+CHORES = (lifecycle.mend, deletion.mend, limits.forget_old, forget_keys)
+
+
+async def _do(*chores: Callable[[], None]) -> None:
+    for chore in chores:
+        name = f"{chore.__module__}.{chore.__name__}"
+        try:
+            await run_in_threadpool(chore)
+        except DatabaseError as error:
+            log.warning("chore not done", extra={"chore": name, "cause": str(error)})
+        except Exception:
+            log.exception("chore failed", extra={"chore": name})

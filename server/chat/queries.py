@@ -168,7 +168,8 @@ def find_answer(conn: Connection, user_id: int, message_id: int) -> Row | None:
         WHERE user_id = %(user_id)s AND id = %(id)s AND role = 'assistant' AND EXISTS (
             SELECT 1 FROM sessions
             JOIN projects ON projects.id = sessions.project_id AND projects.status = 'active'
-            WHERE sessions.id = messages.session_id AND sessions.user_id = %(user_id)s)
+            WHERE sessions.id = messages.session_id AND sessions.user_id = %(user_id)s
+                AND NOT sessions.deleting)
         """,
         {"user_id": user_id, "id": message_id},
     )

@@ -28,7 +28,7 @@ def find_image(conn: Connection, user_id: int, image_id: int) -> Row | None:
         JOIN messages ON messages.id = images.message_id AND messages.user_id = %(user_id)s
         JOIN sessions ON sessions.id = messages.session_id AND sessions.user_id = %(user_id)s
         JOIN projects ON projects.id = sessions.project_id AND projects.status = 'active'
-        WHERE images.user_id = %(user_id)s AND images.id = %(image_id)s
+        WHERE images.user_id = %(user_id)s AND images.id = %(image_id)s AND NOT sessions.deleting
         """,
         {"user_id": user_id, "image_id": image_id},
     )

@@ -68,6 +68,7 @@ def list_messages(
         ) AS page ON page.session_id = sessions.id
         LEFT JOIN images ON images.message_id = page.id AND images.user_id = %(user_id)s
         WHERE sessions.user_id = %(user_id)s AND sessions.id = %(session_id)s
+            AND NOT sessions.deleting
         ORDER BY page.id DESC, images.id
         """,
         {

@@ -10,18 +10,30 @@ BATCH = 2000
 def delete(user_id: int, session_id: int) -> bool:
     """Delete the session with its messages and images; False when there is no such session.
 
-    A running answer is asked to stop. The oldest messages go first, in transactions of their own:
-    until the end the session may be seen without them. Broken off, it can be repeated.
+    It is gone for everybody at once; a running answer is asked to stop. The messages go after
+    that, in transactions of their own, and `mend` finishes what a crash breaks off.
     """
     with database_adapter.get_db() as conn:
-        if queries.find_session(conn, user_id, session_id) is None:
+        if not queries.mark_deleting(conn, user_id, session_id):
             return False
         queries.stop_answer(conn, user_id, session_id)
+    _remove(user_id, session_id)
+    return True
+
+
+def mend() -> None:
+    """Finish the deletions that crashes broke off; several processes may do so at once."""
+    with database_adapter.read_db() as conn:
+        unfinished = queries.list_deleting(conn)
+    for session in unfinished:
+        _remove(session["user_id"], session["id"])
+
+
+def _remove(user_id: int, session_id: int) -> None:
     while _delete_batch(user_id, session_id) == BATCH:
         pass
     with database_adapter.get_db() as conn:
         queries.delete_session(conn, user_id, session_id)
-    return True
 
 
 def _delete_batch(user_id: int, session_id: int) -> int:

@@ -21,7 +21,7 @@ def list_sessions(
         SELECT page.*
         FROM projects LEFT JOIN (
             SELECT {SESSION} FROM sessions
-            WHERE user_id = %(user_id)s AND project_id = %(project_id)s
+            WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND NOT deleting
                 {"AND (updated_at, id) < (%(at)s, %(id)s)" if before else ""}
             ORDER BY updated_at DESC, id DESC
             LIMIT %(limit)s
@@ -71,12 +71,12 @@ def create_session(
 
 
 def find_session(conn: Connection, user_id: int, session_id: int) -> Row | None:
-    """One of the user's sessions, unless its project is being deleted."""
+    """One of the user's sessions, unless it or its project is being deleted."""
     return fetch_one(
         conn,
         f"""
         SELECT {SESSION} FROM sessions
-        WHERE user_id = %(user_id)s AND id = %(session_id)s AND EXISTS (
+        WHERE user_id = %(user_id)s AND id = %(session_id)s AND NOT deleting AND EXISTS (
             SELECT 1 FROM projects
             WHERE projects.id = sessions.project_id AND projects.user_id = %(user_id)s
                 AND projects.status = 'active')
@@ -104,7 +104,7 @@ def touch(conn: Connection, user_id: int, session_id: int, now: datetime) -> str
         conn,
         """
         UPDATE sessions SET updated_at = %(now)s
-        WHERE user_id = %(user_id)s AND id = %(session_id)s AND EXISTS (
+        WHERE user_id = %(user_id)s AND id = %(session_id)s AND NOT deleting AND EXISTS (
             SELECT 1 FROM projects
             WHERE projects.id = sessions.project_id AND projects.user_id = %(user_id)s
                 AND projects.status = 'active')
@@ -122,6 +122,28 @@ def mark_forked(conn: Connection, user_id: int, session_id: int) -> None:
         "UPDATE sessions SET forked = TRUE WHERE user_id = %s AND id = %s",
         (user_id, session_id),
     )
+
+
+def mark_deleting(conn: Connection, user_id: int, session_id: int) -> bool:
+    """Hide the session from everybody; False when there is no such session."""
+    return bool(
+        execute(
+            conn,
+            """
+            UPDATE sessions SET deleting = TRUE
+            WHERE user_id = %(user_id)s AND id = %(session_id)s AND NOT deleting AND EXISTS (
+                SELECT 1 FROM projects
+                WHERE projects.id = sessions.project_id AND projects.user_id = %(user_id)s
+                    AND projects.status = 'active')
+            """,
+            {"user_id": user_id, "session_id": session_id},
+        )
+    )
+
+
+def list_deleting(conn: Connection) -> list[Row]:
+    """Sessions of all users whose deletion has not come to its end."""
+    return fetch_all(conn, "SELECT id, user_id FROM sessions WHERE deleting ORDER BY id")
 
 
 def stop_answer(conn: Connection, user_id: int, session_id: int) -> None:

@@ -11,7 +11,7 @@ from server.storage.contract import Connection, Misconfigured, execute, fetch_al
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "schema"
 
-_TABLE = """
+TABLE = """
     CREATE TABLE IF NOT EXISTS schema_migrations (
         name TEXT PRIMARY KEY,
         checksum TEXT NOT NULL,
@@ -34,11 +34,11 @@ class Step:
 
 
 def steps(backend: str, folder: Path = FOLDER) -> list[Step]:
-    """The files for this backend in order: `0001_x.sql`, or `0007_y.{backend}.sql`."""
+    """The files for this backend in order: `0001_x.sql`, or `0007_y.postgres.sql`."""
     found = []
     for path in sorted(folder.glob("*.sql")):
         name, _, only_for = path.stem.partition(".")
-        if only_for in ("", backend):
+        if backend.startswith(only_for):
             found.append(Step(name, path.read_text(encoding="utf-8")))
     return found
 
@@ -86,7 +86,7 @@ def migrate(
     while True:
         with transaction() as conn:
             lock(conn)
-            execute(conn, _TABLE)
+            execute(conn, TABLE)
             todo = pending(list_applied(conn), known)
             if not todo:
                 return names

@@ -60,27 +60,51 @@ def _wait(conn: Any) -> None:
 
 def connect(settings: Settings, dbname: str, patience: float) -> Connection:
     """A connection in autocommit; each statement on it may take `patience` seconds."""
-    psycopg2.extensions.set_wait_callback(_wait)
     with errors(settings):
-        conn: Connection = psycopg2.connect(
-            host=settings.db_host,
-            port=settings.db_port,
-            dbname=dbname,
-            user=settings.db_user,
-            password=settings.db_password.get_secret_value(),
-            sslmode=settings.db_sslmode,
-            application_name="clawd-backend",
-            client_encoding="UTF8",
-            connection_factory=Connection,
-            cursor_factory=Cursor,
+        return _open(
+            {
+                "host": settings.db_host,
+                "port": settings.db_port,
+                "dbname": dbname,
+                "user": settings.db_user,
+                "password": settings.db_password.get_secret_value(),
+                "sslmode": settings.db_sslmode,
+            },
+            patience,
         )
-        try:
-            conn.patience = patience + GRACE_SECONDS
-            conn.autocommit = True
-            _set_limits(conn, patience)
-        except BaseException:
-            conn.close()
-            raise
+
+
+def connect_url(
+    url: str, settings: Settings, patience: float, dbname: str | None = None
+) -> Connection:
+    """The same as another role; host and port are the settings' unless the URL has its own."""
+    try:
+        parts = psycopg2.extensions.parse_dsn(url)
+    except psycopg2.ProgrammingError as error:
+        # The driver's message would show the password.
+        raise contract.Misconfigured("the URL must be postgresql://user:password@host") from error
+    place: dict[str, Any] = {"host": settings.db_host, "port": settings.db_port, **parts}
+    place["dbname"] = dbname or place.get("dbname") or "postgres"
+    with errors():
+        return _open(place, patience)
+
+
+def _open(place: dict[str, Any], patience: float) -> Connection:
+    psycopg2.extensions.set_wait_callback(_wait)
+    conn: Connection = psycopg2.connect(
+        **place,
+        application_name="clawd-backend",
+        client_encoding="UTF8",
+        connection_factory=Connection,
+        cursor_factory=Cursor,
+    )
+    try:
+        conn.patience = patience + GRACE_SECONDS
+        conn.autocommit = True
+        _set_limits(conn, patience)
+    except BaseException:
+        conn.close()
+        raise
     return conn
 
 

@@ -21,7 +21,7 @@ def test_the_steps_of_a_folder_in_order(tmp_path: Path) -> None:
         "0002_b.sql": "b",
         "0001_a.sql": "a",
         "0003_c.sqlite.sql": "lite",
-        "0003_c.postgresql.sql": "grown",
+        "0003_c.postgres.sql": "grown",
         "0010_d.sql": "d",
         "notes.txt": "not a step",
     }
@@ -46,7 +46,7 @@ def test_the_schema_of_the_service_has_both_databases_in_mind() -> None:
     assert known == {
         name
         for step in sqlite
-        for name in (f"{step.name}.sql", f"{step.name}.sqlite.sql", f"{step.name}.postgresql.sql")
+        for name in (f"{step.name}.sql", f"{step.name}.sqlite.sql", f"{step.name}.postgres.sql")
         if (migrate.FOLDER / name).exists()
     }
 
