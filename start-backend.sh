@@ -5,5 +5,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-scripts/venv requirements.txt
+scripts/venv requirements.lock
 exec venv/bin/python -m server "$@"

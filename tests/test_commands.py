@@ -1,5 +1,6 @@
 """Every command that the documents name, run as they name it, and what each start says."""
 
+import hashlib
 import json
 import os
 import re
@@ -9,9 +10,13 @@ import subprocess
 import sys
 import sysconfig
 import time
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from types import MappingProxyType
 
 import httpx
 import psycopg2
@@ -176,6 +181,207 @@ def test_start_backend_makes_the_environment_first(tmp_path: Path) -> None:
     assert "Making venv/ with Python 3" in said
     assert "Installing requirements.lock" in said
     assert "cannot fetch what requirements.lock asks for" in said
+
+
+def wheel(shelf: Path, version: str, metadata: str = "", more: str = "toy.txt") -> Path:
+    """A wheel of a package `toy`, which holds one more file."""
+    folder = f"toy-{version}.dist-info"
+    files = {
+        "toy.py": f"VERSION = {version!r}\n",
+        more: "",
+        f"{folder}/METADATA": f"Metadata-Version: 2.1\nName: toy\nVersion: {version}\n{metadata}",
+        f"{folder}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{folder}/RECORD"] = "".join(f"{name},,\n" for name in files)
+    shelf.mkdir(exist_ok=True)
+    path = shelf / f"toy-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path
+
+
+# How a source says to build itself: what runs leaves a mark.
+BACKEND = """
+import pathlib, shutil
+def build_wheel(folder, settings=None, metadata=None):
+    pathlib.Path({mark!r}).touch()
+    return shutil.copy({wheel!r}, folder).rpartition("/")[2]
+"""
+
+
+def source(shelf: Path, built: Path, mark: Path) -> Path:
+    """The source of a wheel, in the wheel's place."""
+    name = built.name.partition("-py3")[0]
+    folder = shelf.parent / "source" / name
+    folder.mkdir(parents=True)
+    system = '[build-system]\nrequires = []\nbuild-backend = "build"\nbackend-path = ["."]\n'
+    (folder / "pyproject.toml").write_text(system, "utf-8")
+    moved = str(built.rename(folder.parent / built.name))
+    (folder / "build.py").write_text(BACKEND.format(mark=str(mark), wheel=moved), "utf-8")
+    return Path(shutil.make_archive(str(shelf / name), "gztar", folder.parent, name))
+
+
+def lock(tree: Path, path: Path) -> None:
+    """Let the service need exactly this file of a toy."""
+    version = path.name.removesuffix(".tar.gz").split("-")[1]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    text = f"toy=={version} --hash=sha256:{digest}\n"
+    (tree / "requirements.lock").write_text(text, "utf-8")
+
+
+def install(
+    tree: Path, shelf: Path, settings: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
+    """Run scripts/venv, with the shelf for an index."""
+    pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(shelf), "PIP_CONFIG_FILE": os.devnull}
+    variables = environment({**pip, "HOME": str(tree.parent), **settings})
+    variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
+    return subprocess.run(
+        ["scripts/venv", "requirements.lock"],
+        cwd=tree,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def toy(tree: Path) -> str:
+    """The version of the toy that is installed."""
+    command = ["venv/bin/python", "-c", "import toy; print(toy.VERSION)"]
+    return run(tree, command, {}).strip()
+
+
+def test_only_what_the_lock_knows_is_installed(tree: Path, tmp_path: Path) -> None:
+    """A file that was exchanged, or that no hash speaks for, leaves the old environment whole."""
+    shelf = tmp_path / "shelf"
+    first, second = wheel(shelf, "1.0"), wheel(shelf, "2.0")
+    lock(tree, first)
+    assert install(tree, shelf).returncode == 0
+    known = (tree / "requirements.lock").read_text("utf-8")
+    lock(tree, second)
+    wheel(shelf, "2.0", more="evil.txt")
+    exchanged = install(tree, shelf)
+    (tree / "requirements.lock").write_text("toy==2.0\n", "utf-8")
+    unknown = install(tree, shelf)
+    lock(tree, wheel(shelf, "2.0", "Requires-Dist: packaging\n"))
+    incomplete = install(tree, shelf)
+    for refused, reason in (
+        (exchanged, "DO NOT MATCH THE HASHES"),
+        (unknown, "Hashes are required"),
+        (incomplete, "packaging"),
+    ):
+        assert refused.returncode != 0
+        assert reason in refused.stderr
+        assert "scripts/venv: cannot fetch what requirements.lock asks for." in refused.stderr
+    assert toy(tree) == "1.0"
+    (tree / "requirements.lock").write_text(known, "utf-8")
+    again = install(tree, shelf)
+    assert (again.returncode, again.stderr) == (0, "")
+    lock(tree, wheel(shelf, "2.0"))
+    assert install(tree, shelf).returncode == 0
+    assert toy(tree) == "2.0"
+
+
+def test_nothing_is_built_unless_somebody_says_so(tree: Path, tmp_path: Path) -> None:
+    """A source runs code of its own while it is built, with tools that no lock names."""
+    shelf, mark = tmp_path / "shelf", tmp_path / "built"
+    lock(tree, source(shelf, wheel(shelf, "3.0"), mark))
+    refused = install(tree, shelf)
+    assert refused.returncode != 0
+    assert "no wheel for this Python: PIP_ONLY_BINARY= builds it" in refused.stderr
+    assert not mark.exists()
+    built = install(tree, shelf, {"PIP_ONLY_BINARY": ""})
+    assert built.returncode == 0, built.stderr
+    assert mark.exists()
+    assert toy(tree) == "3.0"
+
+
+def test_an_environment_that_is_half_made_is_made_anew(tree: Path, tmp_path: Path) -> None:
+    """What broke off while it was unpacked once passed for whole."""
+    shelf = tmp_path / "shelf"
+    lock(tree, wheel(shelf, "1.0", more="../../../outside"))
+    broken = install(tree, shelf)
+    assert broken.returncode != 0
+    assert "scripts/venv: cannot install requirements.lock" in broken.stderr
+    (tree / "venv" / "left-over").touch()
+    lock(tree, wheel(shelf, "1.0"))
+    mended = install(tree, shelf)
+    assert mended.returncode == 0, mended.stderr
+    assert "Making venv/ with Python 3" in mended.stderr
+    assert not (tree / "venv" / "left-over").exists()
+    assert toy(tree) == "1.0"
+
+
+def test_locks_are_made_from_the_ranges(tree: Path, tmp_path: Path) -> None:
+    """What a lock holds stays until somebody asks for newer ones, and scripts/venv takes it."""
+    shelf = tmp_path / "shelf"
+    (tree / "venv" / "bin" / "uv").symlink_to(Path(sys.executable).with_name("uv"))
+    (tree / "requirements.txt").write_text("toy>=1,<2\n", "utf-8")
+    (tree / "requirements-dev.txt").write_text("-r requirements.txt\n", "utf-8")
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        (tree / name).unlink()
+    offline = {"UV_OFFLINE": "1", "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(shelf)}
+    for version in ("1.0", "2.0"):
+        wheel(shelf, version)
+    run(tree, ["scripts/lock"], offline)
+    wheel(shelf, "1.1")
+    run(tree, ["scripts/lock"], offline)
+    assert "\ntoy==1.0 " in (tree / "requirements.lock").read_text("utf-8")
+    run(tree, ["scripts/lock", "--upgrade"], offline)
+    assert "\ntoy==1.1 " in (tree / "requirements-dev.lock").read_text("utf-8")
+    assert install(tree, shelf).returncode == 0
+    assert toy(tree) == "1.1"
+
+
+class Advisories(BaseHTTPRequestHandler):
+    """What is known about versions, in OSV's words: toy 1.0 has a hole."""
+
+    def do_POST(self) -> None:
+        """Answer one question."""
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        package = {"name": asked["package"]["name"], "ecosystem": "PyPI"}
+        hole = {"id": "PYSEC-2026-1", "summary": "a hole", "affected": [{"package": package}]}
+        body = json.dumps({"vulns": [hole]} if asked["version"] == "1.0" else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.mark.parametrize(
+    ("locked", "reason"),
+    [
+        ("toy==1.1", ""),
+        ("toy==1.0", "PYSEC-2026-1"),
+        ("toy @ https://example.com/toy-1.1-py3-none-any.whl", "URL requirements"),
+    ],
+)
+def test_audit_fails_unless_everything_is_known_to_be_well(
+    tree: Path, locked: str, reason: str
+) -> None:
+    """What could not be looked up once passed: nothing had been audited, and the status was 0."""
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        (tree / name).write_text(f"{locked} --hash=sha256:{64 * '0'}\n", "utf-8")
+        shutil.copy(tree / name, tree / "venv" / ".installed")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Advisories) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        done = subprocess.run(
+            ["scripts/audit", "--vulnerability-service", "osv", "--osv-url", url],
+            cwd=tree,
+            env=environment({"HOME": str(tree.parent)}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        server.shutdown()
+    assert (done.returncode == 0) == (reason == ""), done.stderr
+    assert reason in done.stdout + done.stderr
 
 
 def test_start_backend_refuses_options_it_does_not_know(tree: Path) -> None:
