@@ -18,8 +18,14 @@ from typing import Any
 
 from server.settings import BadSettings, Settings, get_settings
 from server.storage import contract, deletion, migrate, names
-from server.storage.contract import ConnectionStatus, DeletionResult, ProjectDatabase
+from server.storage.contract import (
+    ConnectionStatus,
+    DeletionResult,
+    FoundDatabase,
+    ProjectDatabase,
+)
 from server.storage.pool import Pool
+from server.storage.writers import POLL_SECONDS, Writers
 
 BACKEND = "sqlite"
 BUSY_SECONDS = 5.0
@@ -34,7 +40,8 @@ _SPELLINGS = {
     "TIMESTAMPTZ": "TEXT",
     "BYTEA": "BLOB",
 }
-_SPELLING = re.compile("|".join(_SPELLINGS))
+# Comments and literals stay: a template of a project's tables is a literal in schema/.
+_SPELLING = re.compile("|".join([r"--[^\n]*", r"'(?:[^']|'')*'", *_SPELLINGS]))
 _PLACEHOLDER = re.compile(r"%%|%s|%\((\w+)\)s")
 _HALF_MADE = re.compile(r"\.\w+\.creating-[0-9a-f]{32}(-journal)?")
 
@@ -140,7 +147,8 @@ def _kind(error: sqlite3.DatabaseError) -> type[contract.DatabaseError] | None:
 
 def _trouble(error: sqlite3.DatabaseError) -> type[contract.DatabaseError] | None:
     """Of which kind the error is when it comes from the file, not from the statement."""
-    return _KINDS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    code = getattr(error, "sqlite_errorcode", 0)
+    return _KINDS.get(code) or _KINDS.get(code & 0xFF)
 
 
 @contextmanager
@@ -163,7 +171,10 @@ _CONFLICT = (
 _KINDS: dict[int, type[contract.DatabaseError]] = {
     sqlite3.SQLITE_BUSY: contract.Busy,
     sqlite3.SQLITE_LOCKED: contract.Busy,
+    sqlite3.SQLITE_PROTOCOL: contract.Busy,
     sqlite3.SQLITE_FULL: contract.StorageFull,
+    # The index of the WAL file finds no room.
+    sqlite3.SQLITE_IOERR_SHMSIZE: contract.StorageFull,
     sqlite3.SQLITE_READONLY: contract.ReadOnly,
     sqlite3.SQLITE_PERM: contract.Unavailable,
     sqlite3.SQLITE_IOERR: contract.Unavailable,
@@ -178,9 +189,11 @@ class _Master:
 
     def __init__(self, settings: Settings) -> None:
         self.path = settings.db_path
+        self.projects = settings.project_databases
         self.patience = settings.db_pool_wait
-        self.writing = threading.Lock()
+        self.writers = Writers(self.patience)
         self.seen = False
+        self.damaged = False
         self.pool = Pool(
             self._connect,
             usable=self._is_current,
@@ -192,13 +205,37 @@ class _Master:
 
     def _connect(self) -> _Connection:
         """Make the file on the first use only: one that vanishes later is not replaced."""
-        if not self.seen and not self.path.exists():
-            # Password hashes lie in it: for nobody else's eyes.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        if not self.seen:
+            self._make()
         conn = _open(self.path, "rw", self.patience)
         conn.file = self.path.stat()
         self.seen = True
         return conn
+
+    def _make(self) -> None:
+        """Make the file, unless there are traces of one that got lost.
+
+        An empty one in its place would be served as if nobody had an account, and SQLite would
+        delete the WAL file, in which the newest changes are.
+        """
+        trace = self._trace()
+        if self.path.exists() and self.path.stat().st_size:
+            return
+        if trace is not None:
+            raise contract.Misconfigured(
+                f"the file is missing or empty, but {trace} is there; put the file back, or move "
+                f"{trace.name if trace.parent == self.path.parent else trace.parent} away to "
+                "begin anew"
+            )
+        # Password hashes lie in it: for nobody else's eyes.
+        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+
+    def _trace(self) -> Path | None:
+        """What only a database that was used leaves."""
+        wal = self.path.with_name(self.path.name + "-wal")
+        if wal.exists() and wal.stat().st_size:
+            return wal
+        return next(self.projects.glob("*_db.sqlite3"), None)
 
     def _is_current(self, conn: _Connection) -> bool:
         """A file that was moved away or replaced would take writes that nobody finds again."""
@@ -223,17 +260,39 @@ def _opened() -> _Master:
 def get_db() -> Iterator[contract.Connection]:
     """A transaction that may write: `BEGIN IMMEDIATE`, one at a time."""
     master = _opened()
-    if not master.writing.acquire(timeout=master.patience):
-        raise contract.Busy(f"the database was being written for {master.patience:g} s")
+    with master.writers.turn() as deadline, _errors(), _lent(master, deadline) as conn:
+        _begin(master, conn, deadline)
+        yield conn
+        if not conn.in_transaction:
+            raise contract.DatabaseError(contract.ROLLED_BACK)
+        conn.execute("COMMIT")
+
+
+def _begin(master: _Master, conn: _Connection, deadline: float) -> None:
+    """SQLite itself would look for the lock every 0.1 s, and find it free by accident only."""
+    conn.execute("PRAGMA busy_timeout = 0")
     try:
-        with _errors(), _lent(master) as conn:
-            conn.execute("BEGIN IMMEDIATE")
-            yield conn
-            if not conn.in_transaction:
-                raise contract.DatabaseError(contract.ROLLED_BACK)
-            conn.execute("COMMIT")
+        _insist(conn, "BEGIN IMMEDIATE", deadline)
+    except sqlite3.OperationalError as error:
+        if _trouble(error) is contract.Busy:
+            master.writers.gave_up()
+        raise
     finally:
-        master.writing.release()
+        conn.execute(f"PRAGMA busy_timeout = {master.patience * 1000:.0f}")
+    master.writers.got_in()
+
+
+def _insist(conn: _Connection, statement: str, deadline: float) -> None:
+    """Run a statement that another process's lock keeps out, again and again until the deadline."""
+    while True:
+        try:
+            conn.execute(statement)
+        except sqlite3.OperationalError as error:
+            if _trouble(error) is not contract.Busy or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
+        else:
+            return
 
 
 @contextmanager
@@ -248,20 +307,36 @@ def read_db() -> Iterator[contract.Connection]:
 
 
 @contextmanager
-def _lent(master: _Master) -> Iterator[_Connection]:
+def _lent(master: _Master, deadline: float | None = None) -> Iterator[_Connection]:
+    wait = None if deadline is None else max(0.0, deadline - time.monotonic())
     with _file_errors(f"open {master.path}"):
-        conn = master.pool.acquire()
+        conn = master.pool.acquire(wait)
     healthy = False
     try:
         yield conn
         healthy = not conn.in_transaction
-    except BaseException:
+    except BaseException as error:
+        master.damaged |= _is_damage(error)
         with suppress(sqlite3.Error):
             conn.rollback()
-            healthy = not conn.in_transaction
+            healthy = not conn.in_transaction and not _is_of_the_file(error)
         raise
     finally:
         master.pool.release(conn, healthy)
+
+
+def _is_of_the_file(error: BaseException) -> bool:
+    """Whether the connection may be broken, or read-only, though the file is well again by now."""
+    return isinstance(error, sqlite3.DatabaseError) and _trouble(error) in (
+        contract.Unavailable,
+        contract.ReadOnly,
+    )
+
+
+def _is_damage(error: BaseException | None) -> bool:
+    """Whether a file's own bytes are the trouble."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
 def transaction_lock(conn: contract.Connection, name: str) -> None:
@@ -270,7 +345,9 @@ def transaction_lock(conn: contract.Connection, name: str) -> None:
 
 def _run_script(conn: contract.Connection, script: str) -> None:
     """Run statements one by one; `executescript` would commit the open transaction."""
-    for statement in _split(_SPELLING.sub(lambda match: _SPELLINGS[match[0]], script)):
+    for statement in _split(
+        _SPELLING.sub(lambda match: _SPELLINGS.get(match[0], match[0]), script)
+    ):
         contract.execute(conn, statement)
 
 
@@ -292,24 +369,34 @@ def init_schema() -> None:
     migrate.migrate(get_db, lambda conn: None, _run_script, migrate.steps(BACKEND))
 
 
+def migrate_file(path: Path) -> None:
+    """Bring a master's file up to date that nobody uses, such as a copy."""
+    with closing(_open(path, "rw")) as conn:
+
+        @contextmanager
+        def transaction() -> Iterator[contract.Connection]:
+            conn.execute("BEGIN IMMEDIATE")
+            yield conn
+            conn.execute("COMMIT")
+
+        migrate.migrate(transaction, lambda conn: None, _run_script, migrate.steps(BACKEND))
+
+
 def _use_wal(conn: _Connection) -> None:
     """Switch to WAL, for which SQLite waits for nobody: several starts at once need patience."""
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            conn.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if _trouble(error) is not contract.Busy or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
+    _insist(conn, "PRAGMA journal_mode = WAL", time.monotonic() + BUSY_SECONDS)
 
 
 def ping() -> None:
-    """Read from the master's file."""
+    """Read from the master's file; all of it, once a part of it was found damaged."""
+    master = _opened()
     with read_db() as conn:
         contract.fetch_one(conn, "SELECT count(*) FROM schema_migrations")
+        if master.damaged:
+            found = contract.fetch_one(conn, "PRAGMA quick_check(1)") or {}
+            if found.get("quick_check") != "ok":
+                raise contract.Unavailable(f"{master.path} is damaged")
+            master.damaged = False
 
 
 def pool_stats() -> dict[str, int]:
@@ -400,7 +487,7 @@ def lock_project_database(db_name: str) -> Iterator[None]:
             if not os.path.samestat(os.fstat(handle), path.stat()):
                 raise FileNotFoundError(path)
         except OSError as error:
-            raise contract.Busy(f"database '{db_name}' is being created or deleted") from error
+            raise contract.Locked(f"database '{db_name}' is being created or deleted") from error
         try:
             yield
         finally:
@@ -478,15 +565,9 @@ def _in_use(path: Path) -> bool:
     except contract.Busy:
         return True
     except contract.DatabaseError as error:
-        if not _is_no_database(error) and not isinstance(error, contract.ReadOnly):
+        if not _is_damage(error.__cause__) and not isinstance(error, contract.ReadOnly):
             raise
     return False
-
-
-def _is_no_database(error: contract.DatabaseError) -> bool:
-    """Whether the file's own bytes are the trouble."""
-    code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
 def project_database_exists(db_name: str) -> bool:
@@ -498,13 +579,17 @@ def made_project_database(db_name: str, project_id: int) -> bool:
     """Whether the file's header says that this service made it."""
     path = _path(db_name)
     _check_path(path)
+    return _is_marked(path)
+
+
+def _is_marked(path: Path) -> bool:
     if not path.exists():
         return False
     try:
         with _errors(), closing(_open(path, "ro")) as conn:
             row: Any = conn.execute("PRAGMA application_id").fetchone()
     except contract.DatabaseError as error:
-        if _is_no_database(error):
+        if _is_damage(error.__cause__):
             return False
         raise
     return bool(row["application_id"] == APPLICATION_ID)
@@ -540,7 +625,7 @@ def describe_project_database(db_name: str) -> ProjectDatabase | None:
 
 def sweep_project_databases() -> list[str]:
     """Remove files of creations that ended half-way more than a minute ago."""
-    with suppress(FileNotFoundError):
+    with _file_errors("sweep the folder of project databases"), suppress(FileNotFoundError):
         files = sorted(get_settings().project_databases.iterdir())
         return [path.name for path in files if _HALF_MADE.fullmatch(path.name) and _sweep(path)]
     return []
@@ -548,10 +633,53 @@ def sweep_project_databases() -> list[str]:
 
 def _sweep(path: Path) -> bool:
     try:
-        old = path.stat().st_mtime < time.time() - 60
-        if old:
-            path.unlink(missing_ok=True)
+        left = _is_left(path)
+        if left:
+            path.unlink()
+    except FileNotFoundError:  # another process was quicker
+        return False
     except OSError as error:
         log.warning("half-made file not removed", extra={"file": path.name, "cause": str(error)})
         return False
-    return old
+    return left
+
+
+def _is_left(path: Path) -> bool:
+    """Whether the creation that made the file must have died."""
+    return path.stat().st_mtime < time.time() - 60
+
+
+def list_project_databases() -> list[FoundDatabase]:
+    """The files in the folder; one in the making is younger than a minute."""
+    found: list[FoundDatabase] = []
+    with _file_errors("list the project databases"), suppress(FileNotFoundError):
+        for path in sorted(get_settings().project_databases.iterdir()):
+            half_made = _HALF_MADE.fullmatch(path.name) is not None
+            # Another process may have removed it since.
+            with suppress(FileNotFoundError):
+                if _is_left(path) if half_made else _is_project_file(path):
+                    found.append(_found(path, half_made))
+    return found
+
+
+def _is_project_file(path: Path) -> bool:
+    return path.suffix == ".sqlite3" and not path.name.startswith(".")
+
+
+def _found(path: Path, half_made: bool) -> FoundDatabase:
+    return {
+        "name": path.name.removesuffix(".sqlite3"),
+        "marked": half_made or _is_marked(path),
+        "project_id": None,
+        "valid": True,
+        "half_made": half_made,
+    }
+
+
+def creation_obstacle() -> str | None:
+    """A folder that can't be written."""
+    folder = get_settings().project_databases
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if os.access(there, os.W_OK | os.X_OK):
+        return None
+    return f"the folder {there} can't be written; to mend it: chown or chmod it for this user"

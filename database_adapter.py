@@ -13,6 +13,7 @@ from server.storage.contract import (
     Connection,
     ConnectionStatus,
     DeletionResult,
+    FoundDatabase,
     ProjectDatabase,
 )
 
@@ -131,6 +132,16 @@ def describe_project_database(db_name: str) -> ProjectDatabase | None:
 def sweep_project_databases() -> list[str]:
     """Remove what creations that died left half made."""
     return current().sweep_project_databases()
+
+
+def list_project_databases() -> list[FoundDatabase]:
+    """Each database that is a project's or looks like one."""
+    return current().list_project_databases()
+
+
+def creation_obstacle() -> str | None:
+    """Why no project's database can be made, with what mends it."""
+    return current().creation_obstacle()
 
 
 def get_database_info() -> dict[str, Any]:

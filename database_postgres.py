@@ -4,7 +4,7 @@ import hashlib
 import logging
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 import psycopg2
@@ -29,6 +29,8 @@ PING_SECONDS = 1.0
 DDL_AT_ONCE = 4
 
 _HALF_MADE = "clawd_creating"
+# A table that is there while a migration fills the others, without their indexes.
+UNFINISHED_MIGRATION = "unfinished_migration"
 
 log = logging.getLogger("clawd.database")
 
@@ -157,6 +159,17 @@ def _direct(
 
 def init_schema() -> None:
     """Bring the master's tables up to date; mark it so that PostgreSQL refuses to drop it."""
+    with _direct() as conn:
+        if _has_table(conn, UNFINISHED_MIGRATION):
+            raise contract.Misconfigured(
+                "a migration into this database has not come to its end; run "
+                "python3 migrate_to_postgres.py again"
+            )
+    update_schema()
+
+
+def update_schema() -> None:
+    """The same, also while a migration is filling the tables."""
 
     @contextmanager
     def transaction() -> Iterator[postgres.Connection]:
@@ -169,7 +182,7 @@ def init_schema() -> None:
     with _direct() as conn:
         _check_role(conn)
         _check_places(conn)
-        applied = migrate.list_applied(conn) if _has_tables(conn) else []
+        applied = migrate.list_applied(conn) if _has_table(conn, "schema_migrations") else []
     # A role that owns no tables, as it should be, may not even try to make one that exists.
     if todo := migrate.pending(applied, known):
         try:
@@ -190,8 +203,8 @@ def _lock_schema(conn: contract.Connection) -> None:
     transaction_lock(conn, "clawd-backend schema")
 
 
-def _has_tables(conn: contract.Connection) -> bool:
-    row = contract.fetch_one(conn, "SELECT to_regclass('schema_migrations') IS NOT NULL AS found")
+def _has_table(conn: contract.Connection, name: str) -> bool:
+    row = contract.fetch_one(conn, "SELECT to_regclass(%s) IS NOT NULL AS found", (name,))
     return bool(row and row["found"])
 
 
@@ -339,10 +352,20 @@ def validate_project_database_deletion(project_name: str, db_name: str) -> tuple
 @contextmanager
 def lock_project_database(db_name: str) -> Iterator[None]:
     """An advisory lock on a connection of its own, which a dying process lets go."""
-    with _direct() as conn:
+    with _direct() as conn, _letting_go(conn):
         if not _try_lock(conn, f"project database {db_name}") or not _is_free(conn, db_name):
             raise contract.Locked(f"database '{db_name}' is being created or deleted")
         yield
+
+
+@contextmanager
+def _letting_go(conn: postgres.Connection) -> Iterator[None]:
+    """Let go of locks before the connection ends, which the server notices a moment after us."""
+    try:
+        yield
+    finally:
+        with suppress(psycopg2.Error, contract.DatabaseError):
+            contract.execute(conn, "SELECT pg_advisory_unlock_all()")
 
 
 def _try_lock(conn: postgres.Connection, name: str) -> bool:
@@ -382,22 +405,33 @@ def _marker(project_id: int | None) -> str:
 def create_project_database(
     project_name: str, template_sql: str = "", project_id: int | None = None
 ) -> str:
-    """Make the database under another name and rename it at the end: whole or not at all."""
-    settings = get_settings()
-    db_name = names.new_database_name(project_name, settings.db_name)
+    """Make the database with the template's tables in it: whole or not at all."""
+    db_name = names.new_database_name(project_name, get_settings().db_name)
+
+    def fill(half_made: str) -> None:
+        if template_sql.strip():
+            _apply_template(half_made, template_sql)
+
+    owner = deletion.find_owner(read_db, db_name) if project_id is None else project_id
+    make_project_database(db_name, owner, fill)
+    return db_name
+
+
+def make_project_database(
+    db_name: str, project_id: int | None, fill: Callable[[str], None]
+) -> None:
+    """Make the database under another name, let `fill` fill it there, and rename it at the end."""
     half_made = f"{_half_made_prefix()}{uuid.uuid4().hex}"
-    with _ddl_slot(), _direct() as conn:
+    with _ddl_slot(), _direct() as conn, _letting_go(conn):
         if _exists(conn, db_name):
             raise contract.DatabaseExists(f"database '{db_name}' already exists")
-        owner = deletion.find_owner(read_db, db_name) if project_id is None else project_id
         _try_lock(conn, half_made)
         # The server ends the statement of a process that was killed in its own time: not over yet.
         _try_lock(conn, db_name)
         try:
             _ddl(conn, "CREATE DATABASE {} TEMPLATE template0", half_made)
-            _comment(conn, half_made, _marker(owner))
-            if template_sql.strip():
-                _apply_template(half_made, template_sql)
+            _comment(conn, half_made, _marker(project_id))
+            fill(half_made)
             _ddl(conn, "ALTER DATABASE {} RENAME TO {to}", half_made, to=db_name)
         except BaseException as error:
             with suppress(psycopg2.Error, contract.DatabaseError):
@@ -407,7 +441,6 @@ def create_project_database(
             ):
                 raise contract.DatabaseExists(f"database '{db_name}' already exists") from error
             raise
-    return db_name
 
 
 _ddl_slots = threading.BoundedSemaphore(DDL_AT_ONCE)

@@ -377,6 +377,12 @@ class Settings(BaseSettings):
         return self.backend_choice[0] == "postgresql"
 
     @property
+    def names_postgres(self) -> bool:
+        """Whether a PostgreSQL is named at all, in use or not."""
+        named = {"db_host", "database_url"} & self.model_fields_set
+        return bool(named) or (ROOT / ".env.postgres").exists()
+
+    @property
     def backend_choice(self) -> tuple[Literal["postgresql", "sqlite"], str]:
         """The database in use, with the reason for it."""
         if self.use_postgres is not None:

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 import database_adapter
+from server import memory
 from server.auth import limits
 from server.auth.passwords import Hashing
 from server.chat.echo import EchoGateway
@@ -29,7 +30,7 @@ from server.logs import configure
 from server.projects import consistency, lifecycle
 from server.sessions import deletion
 from server.settings import Settings, get_settings
-from server.storage.contract import Busy, DatabaseError, Misconfigured, Unavailable
+from server.storage.contract import Busy, DatabaseError, Misconfigured, StorageFull, Unavailable
 from server.version import branch
 
 log = logging.getLogger("clawd.startup")
@@ -45,6 +46,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open what the service needs, serve, and close it in the opposite order."""
     settings = get_settings()
     configure(settings.log_format, settings.log_level)
+    memory.keep_little()
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     _check_branch(settings)
     state = app.state
@@ -126,8 +128,8 @@ async def _prepare(app: FastAPI, *, first: bool = False) -> bool:
             reason = f"the database {_place()} can't be used: {reason}"
         raise StartupFailed(reason) from error
     except DatabaseError as error:
-        transient = isinstance(error, Busy) or get_settings().postgres
-        if not (transient and isinstance(error, Busy | Unavailable)):
+        away = isinstance(error, Unavailable) and get_settings().postgres
+        if not (away or isinstance(error, Busy | StorageFull)):
             raise StartupFailed(f"the database {_place()} can't be used: {error}") from error
         app.state.not_ready_because = _reason(error)
         log.log(logging.WARNING if first else logging.DEBUG, "no database: %s", error)
@@ -143,7 +145,12 @@ def _place() -> str:
 
 
 def _reason(error: DatabaseError) -> str:
-    return "the database is busy" if isinstance(error, Busy) else "the database is unavailable"
+    match error:
+        case Busy():
+            return "the database is busy"
+        case StorageFull():
+            return "the disk is full"
+    return "the database is unavailable"
 
 
 async def _keep_house(app: FastAPI) -> None:

@@ -62,16 +62,26 @@ class Server:
     """One PostgreSQL server with a cluster of its own, running inside `with`.
 
     It wants passwords over TCP and over the socket alike, and ends with the process of the tests,
-    even after kill -9. Without `data_dir` all its files are in a temporary folder.
+    even after kill -9. Without `data_dir` all its files are in a temporary folder. The cluster is
+    made with `initdb_options`, and its configuration ends with `configuration`.
     """
 
     host = "127.0.0.1"
     superuser = "postgres"
 
-    def __init__(self, bin_dir: Path, data_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        bin_dir: Path,
+        data_dir: Path | None = None,
+        *,
+        initdb_options: tuple[str, ...] = (),
+        configuration: str = "",
+    ) -> None:
         self.bin_dir = _runnable(bin_dir)
         self.version = ".".join(map(str, _version(self.bin_dir)))
         self.password = secrets.token_urlsafe(16)
+        self.initdb_options = initdb_options
+        self.configuration = CONFIGURATION + configuration
         self.port = 0
         self.folder = Path(tempfile.mkdtemp(dir=_workplace()))
         self.log = self.folder / "log"
@@ -108,7 +118,7 @@ class Server:
             self.port = kept or _free_port()
             command = f"{self.bin_dir}/postgres", "-D", f"{self.data_dir}", "-p", f"{self.port}"
             with self.log.open("ab") as log:
-                self._process = _spawn(*command, output=log)
+                self._process = spawn(*command, output=log)
             if self._accepts(self._process):
                 return
             time.sleep(0.1)
@@ -163,14 +173,15 @@ class Server:
         for locale in ("C.UTF-8", "C"):
             command = f"{self.bin_dir}/initdb", "-D", f"{self.data_dir}", "-U", self.superuser
             options = "-E", "UTF8", f"--locale={locale}", "--auth=scram-sha-256", "--no-sync"
-            status, said = _run(*command, *options, f"--pwfile={password_file}")
+            secret = f"--pwfile={password_file}"
+            status, said = _run(*command, *options, secret, *self.initdb_options)
             if status == 0:
                 break
         else:
             raise RuntimeError(f"initdb failed:\n{said}")
         password_file.unlink()
         with (self.data_dir / "postgresql.conf").open("a", encoding="utf-8") as file:
-            file.write(CONFIGURATION.format(host=self.host, sockets=self.folder))
+            file.write(self.configuration.format(host=self.host, sockets=self.folder))
 
     def _accepts(self, process: subprocess.Popen[bytes]) -> bool:
         """Wait for postmaster.pid to end in "ready"; False when the process has ended."""
@@ -208,7 +219,7 @@ def drop_master(server: Server, master: dict[str, str]) -> None:
         cursor.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
-def _unprivileged() -> dict[str, Any]:
+def unprivileged() -> dict[str, Any]:
     """Arguments for subprocess: PostgreSQL refuses to run as root, so there it runs as nobody."""
     if os.geteuid() != 0:
         return {}
@@ -218,12 +229,12 @@ def _unprivileged() -> dict[str, Any]:
 
 def _give(*paths: Path) -> None:
     """Make PostgreSQL's user the owner."""
-    if user := _unprivileged():
+    if user := unprivileged():
         for path in paths:
             os.chown(path, user["user"], user["group"], follow_symlinks=False)
 
 
-def _spawn(
+def spawn(
     *command: str, stdin: int = subprocess.DEVNULL, output: int | IO[bytes] = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
     """Start as PostgreSQL's user, out of reach of Ctrl-C, which is for the tests."""
@@ -235,14 +246,14 @@ def _spawn(
         env=ENVIRONMENT,
         cwd="/",
         start_new_session=True,
-        **_unprivileged(),
+        **unprivileged(),
     )
 
 
 def _run(*command: str) -> tuple[int, str]:
     """Run as PostgreSQL's user: exit status, and what it said."""
     with tempfile.TemporaryFile() as output:
-        status = _spawn(*command, output=output).wait()
+        status = spawn(*command, output=output).wait()
         output.seek(0)
         return status, output.read().decode(errors="replace")
 
@@ -276,7 +287,7 @@ def _workplace() -> Path:
         raise RuntimeError("PostgreSQL's user can write to no temporary folder")
     folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=base))
     _give(folder)
-    guardian = _spawn("sh", "-c", GUARDIAN, str(folder), stdin=subprocess.PIPE)
+    guardian = spawn("sh", "-c", GUARDIAN, str(folder), stdin=subprocess.PIPE)
     atexit.register(guardian.communicate)
     return folder
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,11 @@ def free_port() -> int:
 class Service:
     """One process of the service, with its log."""
 
-    def __init__(self, settings: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, settings: Mapping[str, str], folder: Path, within: Sequence[str] = ()
+    ) -> None:
+        """`within` is a command that runs another one, which then is the service."""
+        self.within = within
         self.port = int(settings.get("PORT", 0)) or free_port()
         self.settings = {"LOG_LEVEL": "INFO", **settings, "PORT": str(self.port)}
         self.url = f"http://127.0.0.1:{self.port}"
@@ -61,7 +65,7 @@ class Service:
         """Start the process without waiting for it."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server"],
+                [*self.within, sys.executable, "-m", "server"],
                 cwd=ROOT,
                 env=environment(self.settings),
                 stdout=log,

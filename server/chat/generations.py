@@ -15,7 +15,7 @@ import database_adapter
 from server.chat import outcome, queries, request
 from server.chat.gateway import Gateway
 from server.chat.transcript import Transcript
-from server.chat.turns import Replay, Turn, Wanted, begin
+from server.chat.turns import InDoubt, Replay, Turn, Wanted, begin
 from server.chat.workers import BEAT_SECONDS, Worker
 from server.errors import Overloaded, Problem
 from server.messages.message import Message
@@ -94,6 +94,7 @@ class Generations:
         self._loops: list[asyncio.Task[None]] = []
         self._much = asyncio.Event()
         self._strays: set[int] = set()
+        self._doubtful: dict[int, tuple[Turn, bool, float]] = {}
         # Threads that requests can't use up; `urgent` does the same for the connections.
         self._limiter = CapacityLimiter(4)
         self._pulse = CapacityLimiter(1)
@@ -146,14 +147,23 @@ class Generations:
         return await asyncio.shield(task)
 
     async def _start(self, user_id: int, wanted: Wanted, *, stream: bool) -> Generation | Replay:
-        turn = await anyio.to_thread.run_sync(self._begin, user_id, wanted)
+        try:
+            turn = await anyio.to_thread.run_sync(self._begin, user_id, wanted)
+        except InDoubt as doubt:
+            self._doubtful[doubt.turn.assistant["id"]] = doubt.turn, stream, time.monotonic()
+            raise
         if isinstance(turn, Replay):
             return turn
+        generation = self._ask(turn, stream=stream)
+        wanted.images.clear()
+        return generation
+
+    def _ask(self, turn: Turn, *, stream: bool) -> Generation:
+        """Ask the gateway for the answer of a turn that is stored."""
         generation = Generation(turn, self._much.set)
         body = request.build(self._settings, turn.session_key, turn.said, stream=stream)
         # What was said, with its images, is in the body now, which the gateway empties.
         turn.said.clear()
-        wanted.images.clear()
         generation.asking = asyncio.create_task(self.gateway.answer(body, generation))
         # Not before: a row that fails on the way here is a stray, and is ended as one.
         self._running[generation.id] = generation
@@ -307,11 +317,17 @@ class Generations:
                 del self._unsaved[generation.id]
 
     async def _end_strays(self) -> None:
-        """End rows of ours that nobody generates, such as after a commit in doubt.
+        """Begin the answers of turns that were stored after all, end what nobody generates.
 
         A row is a stray when it is one on two looks in a row: it may just be about to begin.
         """
         streaming = await self._in_thread(self._list_streaming)
+        for message_id, (turn, stream, since) in list(self._doubtful.items()):
+            # The server may still be at that COMMIT when we look for the first time.
+            if message_id in streaming or time.monotonic() - since > KEEP_SECONDS:
+                del self._doubtful[message_id]
+            if message_id in streaming:
+                self._ask(turn, stream=stream)
         strays = streaming.keys() - self._running.keys() - self._unsaved.keys()
         ended, self._strays = strays & self._strays, strays
         if ended:

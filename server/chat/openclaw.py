@@ -28,6 +28,9 @@ log = logging.getLogger("clawd.gateway")
 
 SENT_BYTES = 64 * 1024
 MAX_BODY = 32 * 1024 * 1024
+# Well below the patience of servers, 5 seconds for Node and uvicorn, 2 for gunicorn: a request that
+# meets their closing the connection is lost, and must not be sent twice.
+KEPT_SECONDS = 1.0
 
 
 class HttpGateway:
@@ -48,7 +51,9 @@ class HttpGateway:
             headers=headers,
             # Our own deadlines watch over reading: httpx has none for the whole.
             timeout=httpx.Timeout(settings.gateway_connect_timeout, read=None, write=30, pool=10),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=50),
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=50, keepalive_expiry=KEPT_SECONDS
+            ),
             transport=transport,
             # Neither a proxy of the environment nor a redirect may lead the token elsewhere.
             trust_env=False,

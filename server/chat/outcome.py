@@ -24,7 +24,7 @@ def interrupted() -> Problem:
 def not_saved() -> Problem:
     """The answer came, and the database did not take it."""
     return Overloaded(
-        "The answer could not be saved: the database is not available.", code="answer_not_saved"
+        "The answer could not be saved: the database did not take it.", code="answer_not_saved"
     )
 
 

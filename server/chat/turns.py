@@ -16,7 +16,7 @@ from server.messages import queries as messages
 from server.messages.message import Message, from_joined
 from server.messages.queries import Place
 from server.sessions import queries as sessions
-from server.storage.contract import Conflict, Connection, Row
+from server.storage.contract import Conflict, Connection, OutcomeUnknown, Row
 
 KEY_LIFETIME = timedelta(hours=24)
 END: Place = Place(forked=False, parent_id=None)
@@ -55,6 +55,14 @@ class Turn:
     said: list[Said] = field(default_factory=list)
 
 
+class InDoubt(OutcomeUnknown):
+    """The connection broke during the COMMIT of this turn: it may be stored."""
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__("the connection broke while a turn was stored")
+        self.turn = turn
+
+
 @dataclass(frozen=True)
 class Replay:
     """The messages that an idempotency key stands for already."""
@@ -68,7 +76,7 @@ def begin(
 ) -> Turn | Replay:
     """Store the user's message and a row for the answer, in one transaction.
 
-    Raises 409 while the session's last answer is still being generated.
+    Raises 409 while the session's last answer is still being generated, and `InDoubt`.
     """
     while True:
         try:
@@ -90,22 +98,38 @@ def begin(
 def _begin(
     user_id: int, wanted: Wanted, model: str, worker_id: str, *, full_history: bool
 ) -> Turn | Replay:
+    turn: Turn | Replay | None = None
+    try:
+        with database_adapter.get_db() as conn:
+            turn = _store(conn, user_id, wanted, model, worker_id, full_history=full_history)
+    except OutcomeUnknown as error:
+        if isinstance(turn, Turn):
+            raise InDoubt(turn) from error
+        raise
+    return turn
+
+
+def _store(
+    conn: Connection,
+    user_id: int,
+    wanted: Wanted,
+    model: str,
+    worker_id: str,
+    *,
+    full_history: bool,
+) -> Turn | Replay:
     now = datetime.now(UTC)
-    fingerprint = wanted.fingerprint() if wanted.key is not None else ""
-    with database_adapter.get_db() as conn:
-        if wanted.key is not None:
-            replay = _claim_key(conn, user_id, wanted.key, fingerprint, now)
-            if replay is not None:
-                return replay
-        session_key = sessions.touch(conn, user_id, wanted.session_id, now)
-        if session_key is None:
-            raise NotFound()
-        user_message, said, place = _say(conn, user_id, wanted, now, full_history=full_history)
-        assistant = messages.add_answer(
-            conn, user_id, wanted.session_id, model, worker_id, place, now
-        )
-        if wanted.key is not None:
-            queries.fill_key(conn, user_id, wanted.key, user_message.id, assistant["id"])
+    if wanted.key is not None:
+        replay = _claim_key(conn, user_id, wanted.key, wanted.fingerprint(), now)
+        if replay is not None:
+            return replay
+    session_key = sessions.touch(conn, user_id, wanted.session_id, now)
+    if session_key is None:
+        raise NotFound()
+    user_message, said, place = _say(conn, user_id, wanted, now, full_history=full_history)
+    assistant = messages.add_answer(conn, user_id, wanted.session_id, model, worker_id, place, now)
+    if wanted.key is not None:
+        queries.fill_key(conn, user_id, wanted.key, user_message.id, assistant["id"])
     return Turn(user_id, session_key, user_message, assistant, said)
 
 

@@ -42,7 +42,11 @@ def read_all(sent: list[str]) -> list[Image]:
 
 
 def _read(text: str, index: int) -> Image:
-    data = _decode(text, index)
+    return check(_decode(text, index), index)
+
+
+def check(data: bytes, index: int = 0) -> Image:
+    """The image that the bytes are; the index is for what is raised, as by `read_all`."""
     if len(data) > MAX_BYTES:
         raise TooLarge(f"Image {index + 1} has more than 10 MB.", code="image_too_large")
     kind = _sniff(data)

@@ -1,8 +1,9 @@
 """A project's life: creating, active, deleting, gone; its row and its database go together.
 
 Whoever moves a project holds the lock of its database's name, which a dying process lets go. So
-a row that says `creating` or `deleting` while its lock is free was left by a crash, and `mend`
-finishes it: a creation is undone, a deletion is completed or, where the guard refuses it, undone.
+a row that says `creating` or `deleting` while its lock is free was left by a crash. `mend`
+finishes it, and so does whoever wants the name next: a creation is undone, a deletion is completed
+or, where the guard refuses it, undone.
 """
 
 import logging
@@ -14,14 +15,15 @@ from datetime import UTC, datetime
 
 import database_adapter
 from server import audit
-from server.errors import Conflicting, Invalid, NotFound, Problem
+from server.errors import Conflicting, Invalid, NotFound, Overloaded, Problem
 from server.projects import queries
 from server.storage import names
 from server.storage.contract import (
-    Busy,
     Connection,
     DatabaseError,
     DatabaseExists,
+    Locked,
+    Misconfigured,
     Row,
     TemplateFailed,
 )
@@ -61,6 +63,7 @@ def create(user_id: int, name: str, description: str | None, type_name: str) -> 
     """Make the project and its database: both or neither."""
     db_name = _new_database_name(name)
     with _locked(db_name):
+        _finish_what_was_left(db_name)
         # Before there is a row: whatever a row that stays `creating` names is the project's own.
         if database_adapter.project_database_exists(db_name):
             raise _taken()
@@ -75,6 +78,17 @@ def create(user_id: int, name: str, description: str | None, type_name: str) -> 
     return row
 
 
+def _finish_what_was_left(db_name: str) -> None:
+    """Bring to its end what a crash left under the name; our lock says that nobody is at it."""
+    with database_adapter.read_db() as conn:
+        left = queries.find_unfinished(conn, db_name)
+    if left is not None:
+        try:
+            _finish(left)
+        except names.Refused as refusal:
+            raise _taken() from refusal
+
+
 def _make_database(user_id: int, project_id: int, name: str, template_sql: str) -> None:
     """Make the database; the row goes where it is certain that there is none.
 
@@ -83,18 +97,29 @@ def _make_database(user_id: int, project_id: int, name: str, template_sql: str) 
     """
     try:
         database_adapter.create_project_database(name, template_sql, project_id)
-    except (DatabaseExists, TemplateFailed, names.Refused) as error:
+    except (DatabaseExists, TemplateFailed, Misconfigured, names.Refused) as error:
         # Should this fail too, `mend` removes the row.
         with database_adapter.get_db() as conn:
             queries.delete_project(conn, user_id, project_id)
-        if isinstance(error, TemplateFailed):
-            raise Problem(
+        raise _not_created(error) from error
+
+
+def _not_created(error: DatabaseError) -> Problem:
+    match error:
+        case names.Refused():
+            return Conflicting(error.reason, code="reserved_name")
+        case TemplateFailed():
+            return Problem(
                 "The template of this project type failed; nothing was created.",
                 code="template_failed",
-            ) from error
-        if isinstance(error, DatabaseExists):
-            raise _taken() from error
-        raise
+            )
+        case Misconfigured():
+            log.error("no project database can be made", extra={"cause": str(error)})
+            return Overloaded(
+                "No databases for projects can be made at the moment.",
+                code="provisioning_unavailable",
+            )
+    return _taken()
 
 
 def _new_database_name(name: str) -> str:
@@ -143,7 +168,7 @@ def _locked(db_name: str) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(database_adapter.lock_project_database(db_name))
-        except Busy as error:
+        except Locked as error:
             raise Conflicting(
                 "This project is being created or deleted.", code="project_busy", retry_after=1
             ) from error
@@ -253,7 +278,9 @@ def _remove(user_id: int, project_id: int, deleted: Deleted) -> Deleted:
     deleted.sessions = _delete_batches(queries.delete_sessions, user_id, project_id)
     dropped = "database dropped" if deleted.dropped else "no database dropped"
     with database_adapter.get_db() as conn:
-        queries.delete_project(conn, user_id, project_id)
+        if not queries.delete_project(conn, user_id, project_id):
+            # We lost the lock with its connection, and whoever came next was quicker.
+            return deleted
         audit.record(
             conn,
             user_id,
@@ -297,6 +324,8 @@ def mend() -> None:
     for project in unfinished:
         try:
             _mend(project)
+        except Locked:
+            log.debug("left to whoever is at it", extra={"project_id": project["id"]})
         except Exception as error:  # one that can't be mended must not stop the others
             log.warning(
                 "project not mended", extra={"project_id": project["id"], "cause": str(error)}
@@ -304,14 +333,19 @@ def mend() -> None:
 
 
 def _mend(project: Row) -> None:
-    user_id, project_id, db_name = project["user_id"], project["id"], project["db_name"]
-    with database_adapter.lock_project_database(db_name):
+    with database_adapter.lock_project_database(project["db_name"]):
         with database_adapter.read_db() as conn:
-            now = queries.find_project(conn, user_id, project_id)
-        if now is not None and now["status"] == "creating":
-            _undo_creation(user_id, now)
-        elif now is not None and now["status"] == "deleting":
-            _finish_deletion(user_id, now)
+            # Another one may have finished it before we got the lock.
+            left = queries.find_unfinished(conn, project["db_name"])
+        if left is not None:
+            _finish(left)
+
+
+def _finish(left: Row) -> None:
+    if left["status"] == "creating":
+        _undo_creation(left["user_id"], left)
+    elif left["status"] == "deleting":
+        _finish_deletion(left["user_id"], left)
 
 
 def _undo_creation(user_id: int, project: Row) -> None:

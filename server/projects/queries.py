@@ -175,6 +175,21 @@ def delete_project(conn: Connection, user_id: int, project_id: int) -> bool:
     )
 
 
+def find_unfinished(conn: Connection, db_name: str) -> Row | None:
+    """The project, whosever it is, that names the database and was not brought to its end."""
+    return fetch_one(
+        conn,
+        "SELECT id, user_id, name, db_name, status FROM projects "
+        "WHERE db_name = %s AND status <> 'active'",
+        (db_name,),
+    )
+
+
+def list_databases(conn: Connection) -> list[Row]:
+    """Which project names which database, of all users."""
+    return fetch_all(conn, "SELECT id, name, db_name, status FROM projects ORDER BY id")
+
+
 def list_unfinished(conn: Connection) -> list[Row]:
     """Projects of all users whose creation or deletion has not come to its end."""
     return fetch_all(

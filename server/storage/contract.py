@@ -27,6 +27,10 @@ class Busy(DatabaseError):
     """The database is there but could not serve in time: no free connection, or a lock."""
 
 
+class Locked(Busy):
+    """Another one holds the lock of a project's database."""
+
+
 class StorageFull(DatabaseError):
     """The disk under the database is full; nothing was changed."""
 
@@ -102,6 +106,16 @@ class ProjectDatabase(TypedDict):
     tables: list[str]
 
 
+class FoundDatabase(TypedDict):
+    """A database that is a project's or looks like one; `project_id` where its mark names one."""
+
+    name: str
+    marked: bool
+    project_id: int | None
+    valid: bool
+    half_made: bool
+
+
 class Database(Protocol):
     """The functions of a database module.
 
@@ -160,7 +174,7 @@ class Database(Protocol):
     def lock_project_database(self, db_name: str) -> AbstractContextManager[None]:
         """Keep all other processes from creating or dropping the database meanwhile.
 
-        Raises `Busy` at once when another one is at it. A process that dies lets go.
+        Raises `Locked` at once when another one is at it. A process that dies lets go.
         """
         ...
 
@@ -170,8 +184,9 @@ class Database(Protocol):
         """Make `{name}_db` with the template's tables in it, all or nothing; returns its name.
 
         Without an id it belongs to the project whose row names the database, if there is one.
-        Raises `names.Refused` for a protected name, `DatabaseExists`, `TemplateFailed`: then
-        there is no database of the project. After any other error there may be one.
+        Raises `names.Refused` for a protected name, `DatabaseExists`, `TemplateFailed`, and
+        `Misconfigured` where the service may not make any: then there is no database of the
+        project. After any other error there may be one.
         """
         ...
 
@@ -207,6 +222,18 @@ class Database(Protocol):
 
         What can't be removed is logged and stays.
         """
+        ...
+
+    def list_project_databases(self) -> list[FoundDatabase]:
+        """Each database that carries this master's mark or is named like a project's, by name.
+
+        `valid` is false after an interrupted drop. `half_made` ones are left by creations that
+        died; those in the making are not in the list. SQLite's mark names no project.
+        """
+        ...
+
+    def creation_obstacle(self) -> str | None:
+        """Why no project's database can be made, with what mends it; None when nothing is."""
         ...
 
 

@@ -61,32 +61,39 @@ def _wait(conn: Any) -> None:
 def connect(settings: Settings, dbname: str, patience: float) -> Connection:
     """A connection in autocommit; each statement on it may take `patience` seconds."""
     with errors(settings):
-        return _open(
-            {
-                "host": settings.db_host,
-                "port": settings.db_port,
-                "dbname": dbname,
-                "user": settings.db_user,
-                "password": settings.db_password.get_secret_value(),
-                "sslmode": settings.db_sslmode,
-            },
-            patience,
-        )
+        return _open(settings_place(settings) | {"dbname": dbname}, patience)
+
+
+def settings_place(settings: Settings) -> dict[str, Any]:
+    """Where the settings say that the server is, and as whom to go there, for psycopg2."""
+    return {
+        "host": settings.db_host,
+        "port": settings.db_port,
+        "dbname": settings.db_name,
+        "user": settings.db_user,
+        "password": settings.db_password.get_secret_value(),
+        "sslmode": settings.db_sslmode,
+    }
 
 
 def connect_url(
     url: str, settings: Settings, patience: float, dbname: str | None = None
 ) -> Connection:
-    """The same as another role; host and port are the settings' unless the URL has its own."""
+    """The same as another role."""
+    place = url_place(url, settings)
+    with errors():
+        return _open(place | {"dbname": dbname or place["dbname"]}, patience)
+
+
+def url_place(url: str, settings: Settings) -> dict[str, Any]:
+    """Where a URL says; host and port are the settings' unless it has its own."""
     try:
         parts = psycopg2.extensions.parse_dsn(url)
     except psycopg2.ProgrammingError as error:
         # The driver's message would show the password.
         raise contract.Misconfigured("the URL must be postgresql://user:password@host") from error
-    place: dict[str, Any] = {"host": settings.db_host, "port": settings.db_port, **parts}
-    place["dbname"] = dbname or place.get("dbname") or "postgres"
-    with errors():
-        return _open(place, patience)
+    place = {"host": settings.db_host, "port": settings.db_port, "dbname": "postgres"}
+    return {**place, **parts}
 
 
 def _open(place: dict[str, Any], patience: float) -> Connection:

@@ -159,3 +159,40 @@ def test_json_of_another_shape(completion: Any) -> None:
 def test_clean(text: str, cleaned: str) -> None:
     """Text that both databases can store."""
     assert clean(text) == cleaned
+
+
+def test_an_idle_connection_is_not_used_again() -> None:
+    """A gateway closes idle connections, perhaps just when the next request is on its way.
+
+    OpenClaw does so after 5 seconds, and httpx kept connections for as long: a soak met 502s from a
+    gateway in the best of health.
+    """
+    whole = {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]}
+    told = json.dumps(whole).encode()
+    head = (
+        f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(told)}\r\n\r\n"
+    )
+
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(head.encode() + told)
+        await reader.read(1)
+        writer.close()  # what came on this connection was not read any more
+
+    async def run() -> list[str]:
+        server = await asyncio.start_server(serve, "127.0.0.1")
+        port = server.sockets[0].getsockname()[1]
+        gateway = HttpGateway(Settings(openclaw_url=f"http://127.0.0.1:{port}"))
+        sinks = [Sink(), Sink()]
+        async with server:
+            await gateway.answer({}, sinks[0])
+            await asyncio.sleep(1.2)
+            await gateway.answer({}, sinks[1])
+            await gateway.close()
+            await asyncio.gather(*(writer.wait_closed() for writer in writers))
+        return [sink.text for sink in sinks]
+
+    assert asyncio.run(run()) == ["Hello", "Hello"]

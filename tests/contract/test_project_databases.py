@@ -536,7 +536,7 @@ def test_the_lock_of_a_name_is_let_go_by_a_killed_process(
         checkout.go(process)
         assert checkout.line(process) == "held"
         started = time.monotonic()
-        with pytest.raises(contract.Busy), database.lock_project_database(db_name):
+        with pytest.raises(contract.Locked), database.lock_project_database(db_name):
             pass
         assert time.monotonic() - started < 1
         result = database.delete_project_database(name, force=True)
@@ -554,6 +554,23 @@ def test_the_lock_of_a_name_is_let_go_by_a_killed_process(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert result["success"]
+
+
+def test_postgres_a_lock_is_let_go_at_once(postgres_database: contract.Database, name: str) -> None:
+    """The lock is free when its block ends, not when the server notices that the connection has.
+
+    A deletion right after the creation was 409 now and then.
+    """
+    db_name = postgres_database.create_project_database(name, "", 1)
+    with closing(raw(get_settings().db_name)) as conn, conn.cursor() as cursor:
+        for _ in range(20):
+            with postgres_database.lock_project_database(db_name):
+                pass
+            cursor.execute(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
+                "(SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+            assert cursor.fetchone() == (0,)
 
 
 def test_the_lock_of_a_name_excludes_threads(database: contract.Database, name: str) -> None:

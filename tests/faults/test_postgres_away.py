@@ -1,7 +1,6 @@
 """PostgreSQL hangs, dies and comes back under a service that is being used."""
 
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +11,8 @@ import pytest
 
 from tests import postgres
 from tests.chat.following import wait_until
+from tests.faults.load import Users, check_back, check_sound
 from tests.service import Api, Service, sign_up
-from tests.sql import Sql
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgres.Server]:
-    """A PostgreSQL that these tests may hurt."""
-    with postgres.Server(postgres.find_binaries()[-1]) as running:
-        yield running
 
 
 @pytest.fixture
@@ -69,44 +61,16 @@ def test_a_server_that_hangs(server: postgres.Server, service: Service, parallel
     assert ask(api, "/health")[0] == 200
 
 
-def test_killed_under_writers(server: postgres.Server, service: Service) -> None:
+def test_killed_under_users(server: postgres.Server, service: Service) -> None:
     """kill -9 of the server: only 503 meanwhile, right again without a restart of ours, and
     nothing lost that was acknowledged, nothing twice."""
     api = sign_up(service)
-    project = api.project()["id"]
-    acknowledged: set[str] = set()
-    statuses: set[int] = set()
-    end = threading.Event()
-
-    def write(number: int) -> None:
-        client = Api(service, api.token)
-        count = 0
-        while not end.is_set():
-            title = f"{number}-{count}"
-            count += 1
-            response = client.http.post(f"/projects/{project}/sessions", json={"title": title})
-            statuses.add(response.status_code)
-            if response.status_code == 201:
-                acknowledged.add(title)
-
-    with ThreadPoolExecutor(6) as pool:
-        writers = [pool.submit(write, number) for number in range(6)]
+    with Users(api) as users:
         for _ in range(3):
-            time.sleep(0.5)
+            users.wait_for(20, 201)
             server.kill()
-            time.sleep(0.3)
+            users.wait_for(20, 503)
             server.start()
-            assert wait_until(lambda: ask(api, "/projects")[0] == 200, 10) < 2
-        end.set()
-        for writer in writers:
-            writer.result()
-    assert statuses <= {201, 503}
-    rows = Sql(service.settings).rows("SELECT title FROM sessions WHERE project_id = %s", project)
-    titles = [row["title"] for row in rows]
-    assert acknowledged <= set(titles)
-    assert len(titles) == len(set(titles))
-    assert httpx.get(service.url + "/health/db").json()["pool"]["in_use"] == 0
-    idle = Sql(service.settings).rows(
-        "SELECT count(*) AS n FROM pg_stat_activity WHERE state = 'idle in transaction'"
-    )
-    assert idle[0]["n"] == 0
+            check_back(api)
+    users.check()
+    check_sound(service)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests.edge.problems import check_problem
-from tests.parallel import at_once
 from tests.service import Api, Service, new_name, sign_up
 from tests.sql import Sql
 
@@ -232,19 +231,6 @@ def test_a_broken_template_leaves_nothing(api: Api, sql: Sql) -> None:
     project = api.project(name)
     assert api.get(f"/projects/{project['id']}/database").json()["tables"] == []
     sql.rows("DELETE FROM project_types WHERE name = %s", kind)
-
-
-def test_twenty_creations_at_once_make_one_project(api: Api, sql: Sql) -> None:
-    """One 201, one row, one database; CREATE DATABASE's own race ends in errors of three kinds."""
-    name = new_name()
-    answers = at_once([lambda: api.post("/projects", {"name": name})] * 20)
-    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 19
-    for answer in answers:
-        if answer.status_code == 409:
-            check_problem(answer, 409)
-    assert sql.count("projects", name=name) == 1
-    assert sql.value("SELECT status FROM projects WHERE name = %s", name) == "active"
-    assert f"{name}_db" in sql.databases()
 
 
 def test_unknown_fields_are_ignored(api: Api) -> None:

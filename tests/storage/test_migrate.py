@@ -37,15 +37,16 @@ def test_the_steps_of_a_folder_in_order(tmp_path: Path) -> None:
 
 
 def test_the_schema_of_the_service_has_both_databases_in_mind() -> None:
-    """The same steps for both: a master can be moved from one to the other."""
+    """The same steps for both, so that a master can be moved; the guard is PostgreSQL's alone."""
     sqlite, postgres = migrate.steps("sqlite"), migrate.steps("postgresql")
-    assert [step.name for step in sqlite] == [step.name for step in postgres]
-    numbers = [step.name[:4] for step in sqlite]
+    names = [step.name for step in postgres]
+    assert [step.name for step in sqlite] == [name for name in names if name != "0006_guard"]
+    numbers = [name[:4] for name in names]
     assert numbers == [f"{n:04}" for n in range(1, len(numbers) + 1)]
     known = {path.name for path in migrate.FOLDER.iterdir()}
     assert known == {
         name
-        for step in sqlite
+        for step in postgres
         for name in (f"{step.name}.sql", f"{step.name}.sqlite.sql", f"{step.name}.postgres.sql")
         if (migrate.FOLDER / name).exists()
     }

@@ -1,0 +1,475 @@
+"""The whole way from SQLite to PostgreSQL: snapshot, census, survey, copy, proof, report."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import database_postgres
+from server.migration import (
+    compare,
+    keys,
+    merging,
+    projects,
+    rows,
+    snapshot,
+    source,
+    target,
+)
+from server.migration.census import Options
+from server.migration.compare import Difference, TableResult
+from server.migration.copying import Work, apply_plans, copy_chunk, survey
+from server.migration.folder import Folder, earlier, new
+from server.migration.master import empty_master, master_tables
+from server.migration.projects import Project, ProjectResult
+from server.migration.report import Exit, Report, Screen, write
+from server.migration.rows import Chunk, Digest
+from server.migration.snapshot import MASTER, NotAMaster, Source
+from server.migration.tables import Table, quote
+from server.settings import Settings, get_settings
+from server.storage import contract
+
+# Below it, keeping the indexes costs less than making them anew.
+MANY_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    backups: Path
+    options: Options
+    admin_url: str = ""
+    dry_run: bool = False
+    validate_only: bool = False
+    merge: bool = False
+
+
+class Stop(Exception):
+    """The end of a run before its end; the report says why."""
+
+    def __init__(self, code: Exit, result: str) -> None:
+        super().__init__(result)
+        self.code = code
+        self.result = result
+
+
+@dataclass
+class Run:
+    """One run, as far as it has come."""
+
+    request: Request
+    screen: Screen
+    report: Report
+    settings: Settings = field(default_factory=get_settings)
+
+    def go(self) -> Report:
+        """Do what was asked for; the report has the exit code, whatever happens."""
+        started = time.monotonic()
+        try:
+            with self._connected() as conn, target.Lock(conn):
+                self._go(conn)
+        except Stop as stop:
+            self.report.exit, self.report.result = stop.code, stop.result
+        except NotAMaster as error:
+            self.report.exit, self.report.result = Exit.UNREACHABLE, str(error)
+        except target.TargetError as error:
+            self.report.exit, self.report.result = Exit.DIFFERS, f"PostgreSQL refused: {error}"
+        except contract.DatabaseError as error:
+            self.report.exit, self.report.result = Exit.UNREACHABLE, str(error)
+        self.report.seconds = round(time.monotonic() - started, 3)
+        self._keep_report()
+        return self.report
+
+    def _keep_report(self) -> None:
+        if self.report.folder:
+            write(self.report, Path(self.report.folder) / "report.json")
+
+    @contextmanager
+    def _connected(self) -> Iterator[target.Connection]:
+        conn = target.connect(self.settings, self.settings.db_name, self.request.admin_url)
+        with closing(conn):
+            if self.request.admin_url:
+                target.become_owner(conn, self.settings.db_user)
+            yield conn
+
+    def _go(self, conn: target.Connection) -> None:
+        found = Source(self.settings.db_path, self.settings.project_databases)
+        folder, resumed = self._snapshot(found)
+        try:
+            self._migrate(conn, found, folder)
+        finally:
+            if self.request.dry_run or self.request.validate_only:
+                folder.remove()
+                self.report.folder = ""
+        if resumed:
+            self.report.notes.append("went on with the snapshot of a run that had not ended")
+
+    def _snapshot(self, found: Source) -> tuple[Folder, bool]:
+        place = f"{self.settings.db_host}:{self.settings.db_port}/{self.settings.db_name}"
+        self.report.source, self.report.target = str(found.master), place
+        if not found.master.is_file():
+            raise NotAMaster(f"{found.master} isn't there; DB_PATH names the source")
+        before = earlier(self.request.backups, self.report.source, place)
+        self.bases = before
+        reading = self.request.dry_run or self.request.validate_only
+        wanted = ("copying", repr(self.request.options))
+        if before and not reading and _state(before[0]) == wanted:
+            self.report.folder = str(before[0].path)
+            return before[0], True
+        folder = new(self.request.backups)
+        self.report.folder = str(folder.path)
+        folder.write(
+            source=self.report.source,
+            target=place,
+            started=time.time(),
+            options=repr(self.request.options),
+            state="snapshot",
+        )
+        self.screen.say(f"Taking a snapshot of {found.master}")
+        with self.screen.bar("pages", 0) as bar:
+            task = bar.task_ids[0]
+            snapshot.take(
+                found,
+                folder,
+                lambda name, done, total: bar.update(
+                    task, description=name, completed=done, total=total
+                ),
+            )
+        return folder, False
+
+    def _migrate(self, conn: target.Connection, found: Source, folder: Folder) -> None:
+        if folder.read()["state"] == "snapshot":
+            self._settle(folder)
+        active = [
+            project
+            for project in snapshot.read_projects(folder.database(MASTER))
+            if folder.database(project.db_name).exists()
+        ]
+        if self.request.merge:
+            self._merge(conn, folder)
+        elif self.request.dry_run:
+            self._foresee(conn, folder, active)
+        else:
+            if not self.request.validate_only:
+                self._copy(conn, folder, active)
+            self._prove(conn, folder, active)
+        if self.request.dry_run:
+            return
+        self.report.changed = snapshot.find_changes(found, folder, active)
+        if self.report.changed:
+            raise Stop(
+                Exit.CHANGED,
+                "The source was written to after the snapshot: stop the service and run this "
+                "again, it copies only what has changed since.",
+            )
+        self.report.result = "Both sides hold the same."
+
+    def _settle(self, folder: Folder) -> None:
+        """Look for what has no counterpart; settle it as the options say, or end here."""
+        self.screen.say("Looking for what PostgreSQL could not hold")
+        try:
+            steps = snapshot.bring_up_to_date(folder)
+        except contract.Misconfigured as error:
+            raise Stop(Exit.DECISIONS, str(error)) from error
+        if steps:
+            self.report.notes.append(f"brought up to date on a copy: {', '.join(steps)}")
+        active = snapshot.read_projects(folder.database(MASTER))
+        options = self.request.options
+        self.report.findings, odd = snapshot.examine(folder, active, options)
+        if self.report.findings:
+            count = len(self.report.findings)
+            raise Stop(Exit.DECISIONS, f"{count} places need a decision; nothing was written.")
+        settled = snapshot.settle(folder, odd, options)
+        self.report.changes = settled.changes
+        self.report.respelt = dict(settled.respelt)
+        if options.unknown == "keep":
+            self._keep_unknown(folder)
+
+    def _keep_unknown(self, folder: Folder) -> None:
+        for finding in snapshot.unknown(folder):
+            place = f"{finding.table}.{finding.column}".rstrip(".")
+            self.report.notes.append(f"{place} stays in the backup: it {finding.problem}")
+
+    def _survey(
+        self, conn: target.Connection, folder: Folder, active: list[Project]
+    ) -> tuple[list[Work], list[ProjectResult]]:
+        """What is there already, and what a stranger has put there."""
+        tables = [table for table in master_tables() if self._exists(conn, table)]
+        with ExitStack() as stack:
+            conn_source = stack.enter_context(source.opened(folder.database(MASTER)))
+            bases = [stack.enter_context(closing(empty_master()))]
+            for before in self.bases:
+                path = before.database(MASTER)
+                if before.path != folder.path and path.exists():
+                    bases.append(stack.enter_context(source.opened(path)))
+            total = _count(conn_source, tables)
+            with self.screen.bar("comparing", total) as bar:
+                task = bar.task_ids[0]
+                works = [
+                    survey(
+                        table,
+                        conn_source,
+                        conn,
+                        bases,
+                        lambda name, count: bar.update(task, description=name, advance=count),
+                    )
+                    for table in tables
+                ]
+        results = [
+            projects.survey(
+                project,
+                folder.database(project.db_name),
+                [before.database(project.db_name) for before in self.bases],
+            )
+            for project in active
+        ]
+        return works, results
+
+    @staticmethod
+    def _exists(conn: target.Connection, table: Table) -> bool:
+        return bool(target.value(conn, "SELECT to_regclass(%s)", (table.name,)))
+
+    def _refuse_strangers(self, works: list[Work], results: list[ProjectResult]) -> None:
+        strangers: list[Difference] = [d for work in works for d in work.strangers]
+        strangers += [d for result in results for d in result.strangers]
+        if strangers:
+            self.report.differences = strangers
+            raise Stop(
+                Exit.OTHERS,
+                f"The target holds {len(strangers)} rows or databases that are not this "
+                "source's; nothing was written.",
+            )
+
+    def _foresee(self, conn: target.Connection, folder: Folder, active: list[Project]) -> None:
+        works, results = self._survey(conn, folder, active)
+        self._refuse_strangers(works, results)
+        with source.opened(folder.database(MASTER)) as held:
+            for table in master_tables():
+                work = next((work for work in works if work.table == table), None)
+                state = "equal already" if work and work.idle else "would be copied"
+                self._tell_table(table.name, _count(held, [table]), state)
+        for result in results:
+            action = {"copy": "would be made", "replace": "would be made anew"}
+            state = action.get(result.action, "equal already")
+            self._tell_project(result, folder, state)
+        self.report.result = "Nothing stands against it; nothing was written."
+
+    def _merge(self, conn: target.Connection, folder: Folder) -> None:
+        """Bring the source home into a target that is in use."""
+        if not self.request.dry_run:
+            self._make_tables()
+        tables = master_tables()
+        if folder.read()["state"] == "snapshot":
+            merge = merging.prepare(folder, conn, tables)
+            folder.write(ids=merge.ids, notes=merge.notes, renamed=list(merge.databases))
+        state = folder.read()
+        self.report.ids, notes = state["ids"], state["notes"]
+        self.report.notes += notes
+        new = self._new_projects(folder)
+        with source.opened(folder.database(MASTER)) as held:
+            if self.request.dry_run:
+                for table in tables:
+                    self._tell_table(table.name, _count(held, [table]), "would be added")
+                self.report.result = "Nothing stands against it; nothing was written."
+                return
+            folder.write(state="copying")
+            added = merging.insert_missing(held, conn, tables)
+            highest = source.highest_ids(held, tables)
+            for table in tables:
+                if table.numbered and target.has_sequence(conn, table):
+                    target.raise_sequence(conn, table, highest[table.name])
+            self._copy_projects(
+                folder, [projects.survey(one, folder.database(one.db_name), []) for one in new]
+            )
+            for table in tables:
+                count, differences = merging.prove(held, conn, table)
+                self.report.differences += differences
+                self._tell_table(table.name, count, f"{added[table.name]} added, all there")
+        if self.report.differences:
+            raise Stop(Exit.DIFFERS, "The target has some of the rows otherwise.")
+        folder.write(state="done", finished=time.time())
+
+    def _new_projects(self, folder: Folder) -> list[Project]:
+        """The projects to make; one that both sides have must have the same database on both."""
+        new = snapshot.read_projects(folder.database(MASTER))
+        before = snapshot.read_projects(folder.backup / "master.sqlite3")
+        both = {one.db_name for one in before} - {one.db_name for one in new}
+        for name in sorted(both - set(folder.read()["renamed"])):
+            path = folder.database(name)
+            if not path.exists():
+                continue
+            there = Project(0, "", name)
+            if database_postgres.project_database_exists(name) and (
+                differences := projects.verify(there, path)
+            ):
+                self.report.differences = differences
+                raise Stop(
+                    Exit.OTHERS,
+                    f"The database {name} has been changed on both sides; nothing was written.",
+                )
+        return [project for project in new if folder.database(project.db_name).exists()]
+
+    def _tell_table(self, name: str, count: int, state: str) -> None:
+        self.report.tables.append({"name": name, "rows": count, "state": state})
+
+    def _tell_project(self, result: ProjectResult, folder: Folder, state: str) -> None:
+        with source.opened(folder.database(result.project.db_name)) as conn:
+            count = _count(conn, snapshot.tables_of(folder, result.project.db_name))
+        self.report.projects.append(
+            {
+                "database": result.project.db_name,
+                "rows": count,
+                "state": state,
+                "leftovers": [vars(leftover) for leftover in result.leftovers],
+            }
+        )
+
+    def _copy(self, conn: target.Connection, folder: Folder, active: list[Project]) -> None:
+        self._make_tables()
+        works, results = self._survey(conn, folder, active)
+        self._refuse_strangers(works, results)
+        folder.write(state="copying")
+        self.taken: dict[Chunk, Digest] = {}
+        with source.opened(folder.database(MASTER)) as held:
+            self._copy_tables(conn, held, works)
+            highest = source.highest_ids(held, [work.table for work in works])
+        for work in works:
+            if work.table.numbered and target.has_sequence(conn, work.table):
+                target.raise_sequence(conn, work.table, highest[work.table.name])
+        self._copy_projects(folder, results)
+
+    def _make_tables(self) -> None:
+        if self.request.admin_url:
+            database_postgres.set_up_master(self.request.admin_url)
+        else:
+            database_postgres.update_schema()
+
+    def _copy_tables(
+        self, conn: target.Connection, held: sqlite3.Connection, works: list[Work]
+    ) -> None:
+        bulk = [work for work in works if work.bulk]
+        total = _count(held, [work.table for work in bulk])
+        tables = [work.table for work in works]
+        aside = keys.is_unfinished(conn)
+        if total > MANY_ROWS and not aside and all(target.owns(conn, table) for table in tables):
+            keys.set_aside(conn, tables)
+        apply_plans(works, conn)
+        with self.screen.bar("rows", total) as bar:
+            task = bar.task_ids[0]
+            for work in bulk:
+                for chunk in work.bulk:
+                    self.taken[chunk] = copy_chunk(
+                        chunk,
+                        held,
+                        conn,
+                        lambda name, count: bar.update(task, description=name, advance=count),
+                    )
+        self.screen.say("Making indexes and foreign keys")
+        keys.bring_back(conn)
+        for table in tables:
+            if target.owns(conn, table):
+                target.execute(conn, f"ANALYZE {table.name}")
+
+    def _copy_projects(self, folder: Folder, results: list[ProjectResult]) -> None:
+        with self.screen.bar("projects' databases", len(results)) as bar:
+            for result in results:
+                name = result.project.db_name
+                if result.action != "equal":
+                    projects.copy(result, folder.database(name), lambda name, count: None)
+                    self._keep_leftovers(folder, result)
+                state = {"copy": "copied", "replace": "made anew", "equal": "equal already"}
+                self._tell_project(result, folder, state[result.action])
+                bar.advance(bar.task_ids[0])
+
+    def _keep_leftovers(self, folder: Folder, result: ProjectResult) -> None:
+        if not result.leftovers:
+            return
+        folder.leftovers.mkdir(exist_ok=True)
+        texts = (
+            f"-- {leftover.kind} {leftover.name}: {leftover.reason}\n{leftover.sql};\n"
+            for leftover in result.leftovers
+        )
+        path = folder.leftovers / f"{result.project.db_name}.sql"
+        path.write_text("\n".join(texts), "utf-8")
+
+    def _prove(self, conn: target.Connection, folder: Folder, active: list[Project]) -> None:
+        """Compare everything with what PostgreSQL holds now."""
+        self.screen.say("Comparing both sides")
+        taken = getattr(self, "taken", {})
+        with source.opened(folder.database(MASTER)) as held:
+            tables = master_tables()
+            highest = source.highest_ids(held, tables)
+            for table in tables:
+                result = self._prove_table(conn, held, table, taken)
+                result.problems += _sequence_problems(conn, table, highest)
+                self.report.differences += result.differences
+                self.report.problems += result.problems
+                state = "equal" if result.equal else "different"
+                self._tell_table(table.name, result.rows, state)
+        if self.request.validate_only:
+            self._prove_projects(folder, active)
+        if self.report.differences or self.report.problems:
+            raise Stop(Exit.DIFFERS, "The two sides differ.")
+        if not self.request.validate_only:
+            folder.write(state="done", finished=time.time())
+
+    def _prove_table(
+        self,
+        conn: target.Connection,
+        held: sqlite3.Connection,
+        table: Table,
+        taken: dict[Chunk, Digest],
+    ) -> TableResult:
+        if not self._exists(conn, table):
+            result = TableResult(MASTER, table.name, 0, 0)
+            result.problems.append(f"{table.name} isn't there")
+            return result
+        chunks = {chunk: digest for chunk, digest in taken.items() if chunk.table == table}
+        whole = chunks if len(chunks) == len(rows.chunks(held, table)) else {}
+        result = compare.compare_table(MASTER, held, conn, table, whole)
+        result.problems += [
+            f"{table.name}: {problem}"
+            for problem in [*compare.orphans(conn, table), *compare.missing_keys(conn, table)]
+        ]
+        return result
+
+    def _prove_projects(self, folder: Folder, active: list[Project]) -> None:
+        for project in active:
+            result = ProjectResult(project)
+            if database_postgres.made_project_database(project.db_name, project.id):
+                found = projects.verify(project, folder.database(project.db_name))
+                self.report.differences += found
+            else:
+                found = []
+                self.report.problems.append(f"{project.db_name} isn't there, or not this project's")
+            self._tell_project(result, folder, "different" if found else "equal")
+
+
+def _state(folder: Folder) -> tuple[str, str]:
+    state = folder.read()
+    return state["state"], state["options"]
+
+
+def _sequence_problems(conn: target.Connection, table: Table, highest: dict[str, int]) -> list[str]:
+    if not (table.numbered and target.has_sequence(conn, table)):
+        return []
+    following, given = target.next_id(conn, table), highest[table.name]
+    if following > given:
+        return []
+    return [f"{table.name}: the next id is {following}, and {given} was given away"]
+
+
+def _count(conn: sqlite3.Connection, tables: list[Table]) -> int:
+    counts = (
+        conn.execute(f"SELECT count(*) FROM {quote(table.name)}").fetchone() for table in tables
+    )
+    return sum(int(row[0]) for row in counts)
+
+
+def run(request: Request, screen: Screen, command: str) -> dict[str, Any]:
+    """Run it; the report as a dictionary."""
+    return Run(request, screen, Report(command)).go().as_dict()
