@@ -32,7 +32,6 @@ from server.storage import names
 NATURAL = {
     "users": "email",
     "project_types": "name",
-    "projects": "db_name",
     "sessions": "session_key",
 }
 # Columns that name a row without a foreign key: (table, column) -> the table named.
@@ -43,10 +42,14 @@ CHANGING = ("parent_id", "worker_id", "stop_requested", "forked")
 
 @dataclass
 class Merge:
-    """What became of the source's rows."""
+    """What became of the source's rows: new ids, and databases under the target's names.
+
+    Those `kept` are on both sides already, those `renamed` need another name.
+    """
 
     ids: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
-    databases: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -76,6 +79,8 @@ class Merging:
 
     def _same_rows(self, table: Table) -> tuple[dict[int, int], list[int]]:
         """Source ids whose rows the target has, with the target's; those whose rows differ."""
+        if table.name == "projects":
+            return self._same_projects()
         if table.name in NATURAL:
             return self._same_by_name(table, NATURAL[table.name])
         theirs: dict[bytes, list[int]] = defaultdict(list)
@@ -114,25 +119,31 @@ class Merging:
             found = theirs.get(text.lower() if lowered else text)
             if found is None:
                 continue
-            if table.name == "projects" and not self._same_project(number, found):
-                self._rename(number, text, set(theirs))
-                continue
             known[number] = found
             gone.append(number)
         return known, gone
 
-    def _same_project(self, ours: int, theirs: int) -> bool:
-        """Whether both are one project: of one user, made at one moment."""
-        mine = self._conn.execute(
-            "SELECT user_id, created_at FROM projects WHERE id = ?", (ours,)
-        ).fetchone()
-        found = target.rows(
-            self._present,
-            "SELECT user_id, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')"
-            " FROM projects WHERE id = %s",
-            (theirs,),
-        )[0]
-        return (mine[0], str(mine[1])[:26]) == (found[0], found[1])
+    def _same_projects(self) -> tuple[dict[int, int], list[int]]:
+        """A project is the same when one user made it at one moment, whatever it is called."""
+        theirs = {
+            (user, at): (number, name)
+            for number, user, at, name in target.rows(
+                self._present,
+                "SELECT id, user_id, to_char(created_at AT TIME ZONE 'UTC', "
+                "'YYYY-MM-DD HH24:MI:SS.US'), db_name FROM projects",
+            )
+        }
+        taken = {name for _, name in theirs.values()}
+        known = {}
+        for number, user, at, name in self._conn.execute(
+            "SELECT id, user_id, created_at, db_name FROM projects ORDER BY id"
+        ).fetchall():
+            if found := theirs.get((user, at[:26])):
+                known[number] = found[0]
+                self.merge.kept[name] = found[1]
+            elif name in taken:
+                self._rename(number, name, taken)
+        return known, list(known)
 
     def _rename(self, project_id: int, db_name: str, taken: set[str]) -> None:
         """Another name for a project whose name somebody else's has."""
@@ -148,7 +159,7 @@ class Merging:
             "UPDATE projects SET name = ?, db_name = ? WHERE id = ?",
             (new, names.database_name(new), project_id),
         )
-        self.merge.databases[db_name] = names.database_name(new)
+        self.merge.renamed[db_name] = names.database_name(new)
         self.merge.notes.append(
             f"project {project_id}, {name}, is now {new}: the target has a project of that name"
         )
@@ -231,7 +242,7 @@ def prepare(folder: Folder, present: target.Connection, tables: list[Table]) -> 
         shutil.copyfile(folder.backup / "master.sqlite3", path)
     with closing(sqlite3.connect(path)) as conn:
         merge = Merging(conn, present, tables).run()
-    for old, new in merge.databases.items():
+    for old, new in merge.renamed.items():
         if folder.database(old).exists():
             shutil.copyfile(folder.database(old), folder.settled / f"{new}.sqlite3")
     return merge

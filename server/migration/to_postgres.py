@@ -116,7 +116,7 @@ class Run:
         before = earlier(self.request.backups, self.report.source, place)
         self.bases = before
         reading = self.request.dry_run or self.request.validate_only
-        wanted = ("copying", repr(self.request.options))
+        wanted = ("copying", self._choices())
         if before and not reading and _state(before[0]) == wanted:
             self.report.folder = str(before[0].path)
             return before[0], True
@@ -126,7 +126,7 @@ class Run:
             source=self.report.source,
             target=place,
             started=time.time(),
-            options=repr(self.request.options),
+            options=self._choices(),
             state="snapshot",
         )
         self.screen.say(f"Taking a snapshot of {found.master}")
@@ -140,6 +140,10 @@ class Run:
                 ),
             )
         return folder, False
+
+    def _choices(self) -> str:
+        """What a run that goes on with another's snapshot must have been asked for as well."""
+        return repr((self.request.options, self.request.merge))
 
     def _migrate(self, conn: target.Connection, found: Source, folder: Folder) -> None:
         if folder.read()["state"] == "snapshot":
@@ -265,7 +269,7 @@ class Run:
         tables = master_tables()
         if folder.read()["state"] == "snapshot":
             merge = merging.prepare(folder, conn, tables)
-            folder.write(ids=merge.ids, notes=merge.notes, renamed=list(merge.databases))
+            folder.write(ids=merge.ids, notes=merge.notes, kept=merge.kept)
         state = folder.read()
         self.report.ids, notes = state["ids"], state["notes"]
         self.report.notes += notes
@@ -295,22 +299,16 @@ class Run:
 
     def _new_projects(self, folder: Folder) -> list[Project]:
         """The projects to make; one that both sides have must have the same database on both."""
+        for ours, theirs in folder.read()["kept"].items():
+            path = folder.database(ours)
+            if path.exists() and database_postgres.project_database_exists(theirs):
+                self.report.differences += projects.verify(Project(0, "", theirs), path)
+        if self.report.differences:
+            raise Stop(
+                Exit.OTHERS,
+                "A project's database has been changed on both sides; nothing was written.",
+            )
         new = snapshot.read_projects(folder.database(MASTER))
-        before = snapshot.read_projects(folder.backup / "master.sqlite3")
-        both = {one.db_name for one in before} - {one.db_name for one in new}
-        for name in sorted(both - set(folder.read()["renamed"])):
-            path = folder.database(name)
-            if not path.exists():
-                continue
-            there = Project(0, "", name)
-            if database_postgres.project_database_exists(name) and (
-                differences := projects.verify(there, path)
-            ):
-                self.report.differences = differences
-                raise Stop(
-                    Exit.OTHERS,
-                    f"The database {name} has been changed on both sides; nothing was written.",
-                )
         return [project for project in new if folder.database(project.db_name).exists()]
 
     def _tell_table(self, name: str, count: int, state: str) -> None:

@@ -13,6 +13,8 @@ from server.storage.contract import Busy
 TURN_SECONDS = 0.1
 PAUSE_SECONDS = 0.006
 POLL_SECONDS = 0.002
+# How long one tries while another process is known to hold the file.
+TRY_SECONDS = 0.2
 
 
 class Writers:
@@ -42,6 +44,8 @@ class Writers:
         with self._lock:
             self._wait()
             self._writing = True
+            if self._blocked:
+                deadline = min(deadline, time.monotonic() + TRY_SECONDS)
         try:
             self._pause()
             yield deadline

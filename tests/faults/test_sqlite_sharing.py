@@ -163,14 +163,15 @@ def test_a_foreign_lock(tmp_path: Path, how: str, patience: int) -> None:
                 path = f"/projects/{project}/sessions"
                 writers = [pool.submit(write, path) for _ in range(WRITERS)]
                 reader, health = pool.submit(ask, "/projects"), pool.submit(ask, "/health")
-                time.sleep(patience + 1.2)
+                time.sleep(patience + 1.5)
                 assert set(statuses) == {503}
                 end.set()
             began = time.monotonic()
             assert api.post(path, {}).status_code == 201
             assert time.monotonic() - began < 0.5
-        assert max(writer.result() for writer in writers) < patience + 0.5
+        # Half a second for those who got no thread at once, and as much for a busy machine.
+        assert max(writer.result() for writer in writers) < patience + 1
         assert len(statuses) > 3 * WRITERS, "those that come later are refused at once"
         assert reader.result()[0] == health.result()[0] == {200}
-        assert reader.result()[1] < patience + 0.5
+        assert reader.result()[1] < patience + 1
         assert health.result()[1] < 2

@@ -169,10 +169,12 @@ def test_a_conversation_that_has_grown_gets_what_is_new(
     assert texts(api, session["id"]) == ["One", "Two", "Three"]
     assert sessions(api, project)[0]["updated_at"] == "2023-11-14T22:15:00.000000Z"
     here = api.chat(session["id"], "Said here").json()["message"]
-    nodes.append(node("d", "c", "assistant", text="Four"))
+    nodes += [node("d", "c", "assistant", text="Four"), node("e", None, text="Anew")]
     importer(api, project, saved(tmp_path, [chat(*nodes, current_node="d")]))
     assert texts(api, session["id"]) == ["One", "Two", "Three", "Four"]
     assert texts(api, session["id"], leaf=here["id"])[:4] == ["One", "Two", "Three", "Said here"]
+    leaves = api.get(f"/sessions/{session['id']}/branches").json()["leaves"]
+    assert ["Anew"] in [texts(api, session["id"], leaf=leaf) for leaf in leaves]
     assert sessions(api, project)[0]["updated_at"] > "2026"
 
 
@@ -291,6 +293,20 @@ def test_what_was_deleted_comes_in_again(
     assert sql.count("imported_messages", user_id=api.user["id"]) == before
     assert api.delete(f"/projects/{project}").status_code == 200
     assert sql.count("imported_sessions", user_id=api.user["id"]) == 0
+
+
+def test_a_message_that_was_lost_comes_in_again(
+    api: Api, importer: Importer, sql: Sql, tmp_path: Path
+) -> None:
+    """What is noted of a message goes with it, so that nothing counts as there that isn't."""
+    project = api.project()["id"]
+    path = saved(tmp_path, [chat(node("a", None), node("b", "a"))])
+    importer(api, project, path)
+    (session,) = sessions(api, project)
+    sql.rows("DELETE FROM messages WHERE id = %s", api.messages(session["id"])[1]["id"])
+    report = importer(api, project, path)
+    assert (counts(report), report.messages) == ({"extended": 1}, 1)
+    assert texts(api, session["id"]) == ["a", "b"]
 
 
 class Counting:

@@ -42,7 +42,7 @@ class Drops(io.StringIO):
         return super().read(min(size or self.most, self.most))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.dictionaries(st.text(), JSON), max_size=3), st.integers(1, 40))
 def test_values_come_whole_however_the_text_is_cut(members: list[Any], most: int) -> None:
     """Chunks end anywhere: in a number, a word, an escape, between two members."""
