@@ -3,6 +3,7 @@
 import argparse
 import os
 import random
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,10 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-WORDS = (
+WORDS = re.findall(
+    r"\w+",
     "the of and to in is that it was for on are as with his they at be this have from or one had "
-    "by word but not what all were we when your can said there use an each which she do how their"
-).split()
+    "by word but not what all were we when your can said there use an each which she do how their",
+)
 ODD = ["größe", "東京", "Москва", "🙂", "C:\\path", "tab\there"]
 START = datetime(2025, 1, 1, tzinfo=UTC)
 

@@ -55,6 +55,11 @@ class Folder:
         part.write_text(json.dumps(self.read() | state, indent=2) + "\n", "utf-8")
         part.replace(self.path / "run.json")
 
+    def remove_databases(self) -> None:
+        """Leave only the report."""
+        shutil.rmtree(self.backup, ignore_errors=True)
+        shutil.rmtree(self.settled, ignore_errors=True)
+
     def remove(self) -> None:
         """Leave nothing."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -1,6 +1,7 @@
 """What a run has found and done: for people on the terminal, for scripts as JSON."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ class Report:
     exit: int = Exit.GOOD
     result: str = ""
     seconds: float = 0
+    phases: dict[str, float] = field(default_factory=dict)
     tables: list[dict[str, Any]] = field(default_factory=list)
     projects: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -59,6 +61,16 @@ class Report:
     notes: list[str] = field(default_factory=list)
     changed: dict[str, str] = field(default_factory=dict)
     ids: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds that the block takes to a phase of the run."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            took = time.monotonic() - started
+            self.phases[phase] = round(self.phases.get(phase, 0) + took, 3)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

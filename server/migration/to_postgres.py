@@ -85,8 +85,13 @@ class Run:
         return self.report
 
     def _keep_report(self) -> None:
-        if self.report.folder:
-            write(self.report, Path(self.report.folder) / "report.json")
+        if not self.report.folder:
+            return
+        folder = Folder(Path(self.report.folder))
+        if folder.read().get("state") not in ("copying", "done"):
+            # Nothing was written, so nobody needs a backup; a large one for each attempt.
+            folder.remove_databases()
+        write(self.report, folder.path / "report.json")
 
     @contextmanager
     def _connected(self) -> Iterator[target.Connection]:
@@ -98,7 +103,8 @@ class Run:
 
     def _go(self, conn: target.Connection) -> None:
         found = Source(self.settings.db_path, self.settings.project_databases)
-        folder, resumed = self._snapshot(found)
+        with self.report.timed("snapshot"):
+            folder, resumed = self._snapshot(found)
         try:
             self._migrate(conn, found, folder)
         finally:
@@ -147,7 +153,8 @@ class Run:
 
     def _migrate(self, conn: target.Connection, found: Source, folder: Folder) -> None:
         if folder.read()["state"] == "snapshot":
-            self._settle(folder)
+            with self.report.timed("census"):
+                self._settle(folder)
         active = [
             project
             for project in snapshot.read_projects(folder.database(MASTER))
@@ -159,8 +166,10 @@ class Run:
             self._foresee(conn, folder, active)
         else:
             if not self.request.validate_only:
-                self._copy(conn, folder, active)
-            self._prove(conn, folder, active)
+                with self.report.timed("copy"):
+                    self._copy(conn, folder, active)
+            with self.report.timed("proof"):
+                self._prove(conn, folder, active)
         if self.request.dry_run:
             return
         self.report.changed = snapshot.find_changes(found, folder, active)

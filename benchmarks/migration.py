@@ -1,0 +1,125 @@
+"""The move of a large SQLite master to PostgreSQL, beside pgloader.
+
+    venv/bin/python -m benchmarks.migration                  a million messages, five rounds
+    venv/bin/python -m benchmarks.migration --messages 100000 --rounds 3
+
+Each round copies the same file into fresh databases of one server at default durability: by
+migrate_to_postgres.py, and by pgloader (where it is installed; its own defaults with fewer rows
+prefetched, since with the default it runs out of memory), in turns. Prints medians as JSON.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chat_database import make
+from tests import postgres
+from tests.service import ROOT, environment
+
+DURABLE = "fsync = on\nfull_page_writes = on\n"
+
+
+def measured(command: list[str], env: dict[str, str]) -> tuple[float, int, str]:
+    """Seconds, peak memory in KB, and what it printed."""
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output)
+        _, status, used = os.wait4(process.pid, 0)
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    if status:
+        raise RuntimeError(f"{command[0]} ended with {status}:\n{text[-2000:]}")
+    return time.monotonic() - started, used.ru_maxrss, text
+
+
+def ours(server: postgres.Server, source: Path, folder: Path) -> dict[str, float]:
+    """Copy with the product's own command."""
+    master = postgres.create_master(server)
+    env = environment({**master, "DB_PATH": str(source)})
+    command = [sys.executable, "migrate_to_postgres.py", "--json", "--missing-databases", "skip"]
+    seconds, memory, text = measured([*command, "--backup-dir", str(folder)], env)
+    proof = json.loads(text)["phases"]["proof"]
+    postgres.drop_master(server, master)
+    shutil.rmtree(folder)
+    return {"copied": seconds - proof, "proven": seconds, "memory": memory}
+
+
+def pgloader(server: postgres.Server, source: Path) -> dict[str, float]:
+    """Copy with pgloader, which makes tables of its own."""
+    with closing(server.connect()) as conn, conn.cursor() as cursor:
+        cursor.execute("DROP DATABASE IF EXISTS loaded WITH (FORCE)")
+        cursor.execute("CREATE DATABASE loaded")
+    url = f"pgsql://{server.superuser}:{server.password}@{server.host}:{server.port}/loaded"
+    command = ["pgloader", "--with", "prefetch rows = 10000", f"sqlite://{source}", url]
+    seconds, memory, _ = measured(command, environment({}))
+    return {"copied": seconds, "memory": memory}
+
+
+def median(rounds: list[dict[str, float]], name: str) -> float:
+    """The middle of the rounds' numbers."""
+    return statistics.median(one[name] for one in rounds)
+
+
+def main() -> None:
+    """Measure in turns; print medians and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    rounds: dict[str, list[dict[str, float]]] = {"ours": [], "pgloader": []}
+    with tempfile.TemporaryDirectory() as name, postgres.Server(_binaries()) as server:
+        with (server.data_dir / "postgresql.conf").open("a", encoding="utf-8") as file:
+            file.write(DURABLE)
+        server.restart()
+        folder = Path(name)
+        make(folder / "chat.db", given.messages)
+        for _ in range(given.rounds):
+            rounds["ours"].append(ours(server, folder / "chat.db", folder / "backups"))
+            if shutil.which("pgloader"):
+                rounds["pgloader"].append(pgloader(server, folder / "chat.db"))
+        size = (folder / "chat.db").stat().st_size
+    print(json.dumps(result(rounds, given.messages, size, server.version), indent=2))
+
+
+def _binaries() -> Path:
+    """PostgreSQL 15 where there is one."""
+    found = postgres.find_binaries()
+    return next((path for path in found if path.parent.name == "15"), found[0])
+
+
+def result(
+    rounds: dict[str, list[dict[str, float]]], messages: int, size: int, version: str
+) -> dict[str, Any]:
+    """What the README says, and each round."""
+    mine, theirs = rounds["ours"], rounds["pgloader"]
+    found: dict[str, Any] = {
+        "messages": messages,
+        "file_mb": round(size / 1e6),
+        "postgresql": version,
+        "copied_s": round(median(mine, "copied"), 1),
+        "copied_and_proven_s": round(median(mine, "proven"), 1),
+        "memory_mb": round(median(mine, "memory") / 1024),
+        "rounds": rounds,
+    }
+    if theirs:
+        seconds = median(theirs, "copied")
+        found |= {
+            "pgloader_s": round(seconds, 1),
+            "pgloader_memory_mb": round(median(theirs, "memory") / 1024),
+            "times_pgloader": round(seconds / median(mine, "copied"), 2),
+            "times_pgloader_proven": round(seconds / median(mine, "proven"), 2),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    main()
