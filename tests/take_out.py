@@ -170,7 +170,9 @@ def _check_all(protections: Sequence[Protection], jobs: int) -> Iterator[Checked
                 trees.put(tree)
             return *work, result, time.monotonic() - started
 
-        yield from threads.map(check_one, ((one, test) for one in protections for test in one.tests))
+        yield from threads.map(
+            check_one, ((one, test) for one in protections for test in one.tests)
+        )
 
 
 def _make_tree(folder: Path) -> Path:

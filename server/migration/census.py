@@ -13,9 +13,10 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import Any
 
+from server.migration.promises import unkept
 from server.migration.source import key_text
 from server.migration.tables import Column, Kind, Table, quote
-from server.migration.values import CANONICAL_SQL, QUARANTINE, Misfit, canonical
+from server.migration.values import CANONICAL_SQL, NUL, QUARANTINE, UTF8, Misfit, canonical
 
 ORPHANS = "--orphans=quarantine"
 ROW_NAMES = ("rowid", "_rowid_", "oid")
@@ -49,9 +50,13 @@ class Finding:
 
 @dataclass
 class Settled:
-    """What was changed on the copy: each change that an option asked for, and spellings."""
+    """What was changed on the copy: each change that an option asked for, and spellings.
+
+    The findings are what these changes brought about, and no option allows.
+    """
 
     changes: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     respelt: Counter[str] = field(default_factory=Counter)
 
 
@@ -90,14 +95,15 @@ def examine(
         for suspect in suspects(conn, table):
             census.clean = False
             for column, value in zip(table.columns, suspect.values, strict=True):
-                try:
-                    _settled_value(column, value, options)
-                except Misfit as misfit:
-                    if not _quarantines(misfit, options):
-                        census.findings.append(_finding(database, suspect, column, misfit))
+                census.findings += [
+                    _finding(database, suspect, column, misfit)
+                    for misfit in _misfits(column, value, options)
+                    if not _quarantines(misfit, options)
+                ]
     for search, option in (
         (orphans, options.orphans),
         (duplicate_emails, options.duplicate_emails),
+        (unkept_promises, options.misfits),
     ):
         for finding, _ in search(conn, database, tables):
             census.clean = False
@@ -116,11 +122,26 @@ def _quarantines(misfit: Misfit, options: Options) -> bool:
     return misfit.option == QUARANTINE and options.misfits == "quarantine"
 
 
+def _misfits(column: Column, value: object, options: Options) -> Iterator[Misfit]:
+    """Why the value can't stay; a text may be odd in two ways at once."""
+    try:
+        _settled_value(column, value, options)
+    except Misfit as misfit:
+        yield misfit
+        if misfit.option == UTF8 and options.nul == "fail" and b"\0" in bytes_of(value):
+            yield Misfit("has a NUL, which PostgreSQL can't store", NUL)
+
+
+def bytes_of(value: object) -> bytes:
+    """A text's bytes."""
+    return bytes(value) if isinstance(value, bytearray) else b""
+
+
 def _settled_value(column: Column, value: object, options: Options) -> object:
     """The canonical value, after what the options allow to replace; raises `Misfit`."""
     if value is None and not column.nullable:
         raise Misfit("is NULL, which the column doesn't allow", QUARANTINE)
-    if isinstance(value, bytearray) and column.kind is not Kind.BYTES:
+    if isinstance(value, bytearray) and column.kind is Kind.TEXT:
         if options.invalid_utf8 == "replace":
             value = bytearray(value.decode("utf-8", "replace").encode())
         if options.nul == "replace":
@@ -208,6 +229,12 @@ def orphans(
                 )
 
 
+def _lowered(letter: str) -> str:
+    """PostgreSQL lowers letter by letter, whatever their neighbours."""
+    lower = letter.lower()
+    return lower if len(lower) == 1 else letter
+
+
 def _shown(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value)
 
@@ -225,13 +252,33 @@ def duplicate_emails(
     for number, *row in conn.execute(f"SELECT rowid, {columns} FROM users ORDER BY id"):
         suspect = Suspect(users, (number,), tuple(row))
         values = dict(zip((column.name for column in users.columns), row, strict=True))
-        email = _shown(values["email"]).lower()
+        email = "".join(map(_lowered, _shown(values["email"])))
         if email in seen:
             problem = f"is the e-mail of user {seen[email]} but for its case"
             option = "--duplicate-emails=quarantine"
             yield Finding(database, "users", suspect.key, "email", problem, option), suspect
         else:
             seen[email] = values["id"]
+
+
+def unkept_promises(
+    conn: sqlite3.Connection, database: str, tables: list[Table]
+) -> Iterator[tuple[Finding, Suspect]]:
+    """The master's rows that break its own constraints, or are too long for its indexes."""
+    if database != "master":
+        return
+    by_name = {table.name: table for table in tables}
+    for promise in list(unkept(conn)):
+        table = by_name[promise.table]
+        names = ", ".join(quote(column.name) for column in table.columns)
+        conn.text_factory = bytearray
+        for number, *row in conn.execute(
+            f"SELECT rowid, {names} FROM {quote(table.name)} WHERE {promise.broken}"
+        ).fetchall():
+            suspect = Suspect(table, (number,), tuple(row))
+            where, problem = ", ".join(promise.columns), promise.problem
+            finding = Finding(database, table.name, suspect.key, where, problem, QUARANTINE)
+            yield finding, suspect
 
 
 class Settling:
@@ -257,20 +304,33 @@ class Settling:
         # Triggers and cascades would change what nobody has asked for.
         self._conn.execute("PRAGMA foreign_keys = OFF")
         self._conn.execute("PRAGMA recursive_triggers = OFF")
+        self._conn.execute("PRAGMA ignore_check_constraints = ON")
         _drop_triggers(self._conn)
         with self._conn:
             for table in self._tables:
                 for suspect in suspects(snapshot, table):
                     self._settle(suspect)
-            for finding, suspect in list(
-                duplicate_emails(self._conn, self._database, self._tables)
+            for search, option in (
+                (duplicate_emails, self._options.duplicate_emails),
+                (unkept_promises, self._options.misfits),
             ):
-                self._take_out(suspect, finding)
-            # What is taken out leaves orphans of its own.
-            while left := list(orphans(self._conn, self._database, self._tables)):
-                for finding, suspect in left:
-                    self._settle_orphan(finding, suspect)
+                found = list(search(self._conn, self._database, self._tables))
+                if option == "fail":
+                    self.settled.findings += [finding for finding, _ in found]
+                else:
+                    for finding, suspect in found:
+                        self._take_out(suspect, finding)
+            self._settle_orphans()
         return self.settled
+
+    def _settle_orphans(self) -> None:
+        """What is taken out leaves orphans of its own."""
+        while left := list(orphans(self._conn, self._database, self._tables)):
+            if self._options.orphans == "fail":
+                self.settled.findings += [finding for finding, _ in left]
+                return
+            for finding, suspect in left:
+                self._settle_orphan(finding, suspect)
 
     def _settle(self, suspect: Suspect) -> None:
         new = {}
@@ -284,7 +344,25 @@ class Settling:
                 new[column.name] = settled
                 self._note(suspect, column, value)
         if new:
-            self._update(suspect, new)
+            try:
+                self._update(suspect, new)
+            except sqlite3.IntegrityError:
+                self._settle_collision(suspect, new)
+
+    def _settle_collision(self, suspect: Suspect, new: dict[str, object]) -> None:
+        """Two rows that were different, and are the same once they are spelt in one way."""
+        finding = Finding(
+            self._database,
+            suspect.table.name,
+            suspect.key,
+            ", ".join(new),
+            "would be that of another row, too, once it is settled",
+            QUARANTINE,
+        )
+        if self._options.misfits == "fail":
+            self.settled.findings.append(finding)
+        else:
+            self._take_out(suspect, finding)
 
     def _note(self, suspect: Suspect, column: Column, value: object) -> None:
         """An option's change is reported with its place, another spelling of the same counted."""
@@ -332,8 +410,9 @@ class Settling:
 
 
 def _differs(settled: object, value: object) -> bool:
-    old = value.decode("utf-8", "replace") if isinstance(value, bytearray) else value
-    return type(settled) is not type(old) or settled != old
+    if isinstance(settled, str) and isinstance(value, bytearray):
+        return settled.encode() != value
+    return type(settled) is not type(value) or settled != value
 
 
 def _json_value(value: object) -> object:

@@ -18,7 +18,7 @@ _LOOSE = r"(DATE|TIME|UUID|STRING)$"
 # come before its own rules (https://sqlite.org/datatype3.html#determination_of_column_affinity).
 _DECLARED = (
     (r".*BOOL", Kind.BOOLEAN),
-    (r"JSONB?$", Kind.JSON),
+    (r"JSONB?( TEXT)?$", Kind.JSON),
     (_LOOSE, Kind.TEXT),
     (r"DATETIME|TIMESTAMP", Kind.TIME),
     (r".*INT", Kind.INTEGER),

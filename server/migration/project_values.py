@@ -139,7 +139,12 @@ def compare(sign: str, left: Value, right: Value) -> Value:
 
 
 def contained(value: Value, among: list[Value]) -> Value:
-    """`value IN (…)`; the collation is that of the value on the left."""
+    """`value IN (…)`; the collation is that of the value on the left.
+
+    But SQLite makes `=` of one value alone, where that of the right counts, too.
+    """
+    if any(other.explicit for other in among):
+        raise Untranslatable("IN has a COLLATE on its right")
     left = value.collated(value.collation or "BINARY")
     pairs = [sides(left, other) for other in among]
     if len({first for first, _ in pairs}) == 1:

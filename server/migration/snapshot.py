@@ -177,6 +177,7 @@ def settle(folder: Folder, names: list[str], options: Options) -> Settled:
             settled = settling.run(snapshot)
         copy.replace(folder.settled / f"{name}.sqlite3")
         whole.changes += settled.changes
+        whole.findings += settled.findings
         whole.respelt += settled.respelt
     return whole
 

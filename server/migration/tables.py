@@ -21,12 +21,16 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `default` is SQL as SQLite has it, None without one."""
+    """One column. `default` is SQL as SQLite has it, None without one.
+
+    `shown` is what PostgreSQL selects for it, empty where that is the column itself.
+    """
 
     name: str
     kind: Kind
     nullable: bool = True
     default: str | None = None
+    shown: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,16 @@ class ForeignKey:
 
 @dataclass(frozen=True)
 class Table:
-    """One table; `key` is its primary key, empty where it has none."""
+    """One table; `key` is its primary key, empty where it has none.
+
+    `relation` is what PostgreSQL selects its rows from, empty where the name alone says it.
+    """
 
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     foreign_keys: tuple[ForeignKey, ...] = ()
+    relation: str = ""
 
     def column(self, name: str) -> Column:
         """The column of this name."""

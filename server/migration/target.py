@@ -9,13 +9,21 @@ import psycopg2
 import psycopg2.extensions
 
 from server.migration.rows import Chunk, Digest, Digester
-from server.migration.tables import Kind, Table, quote
+from server.migration.tables import Column, Kind, Table, quote
 from server.settings import Settings
 from server.storage import contract, postgres, roles
 
 Connection = psycopg2.extensions.connection
 BLOCK = 1 << 18
 LOCK = 7215420026112200  # an advisory lock's number, nobody else's
+# How values are spelt must not depend on what a role or database prefers; nor may a policy hide
+# rows, or a limit meant for requests end a long COPY.
+SPELLING = """
+    SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres';
+    SET bytea_output = 'hex'; SET extra_float_digits = 1; SET row_security = off;
+    SET statement_timeout = 0; SET lock_timeout = 0; SET client_min_messages = warning;
+    SET idle_in_transaction_session_timeout = 0
+"""
 
 
 class TargetError(contract.DatabaseError):
@@ -40,7 +48,7 @@ def connect(settings: Settings, dbname: str, admin_url: str = "") -> Connection:
         conn.set_client_encoding("UTF8")
         conn.autocommit = True
         with conn.cursor() as cursor:
-            cursor.execute("SET timezone = 'UTC'; SET client_min_messages = warning")
+            cursor.execute(SPELLING)
     return conn
 
 
@@ -139,19 +147,24 @@ def copy_in(conn: Connection, table: Table, blocks: Iterable[bytes]) -> None:
 
 def select(chunk: Chunk) -> str:
     """The chunk's rows in the order of the key, floats by their bits."""
+    table = chunk.table
     columns = ", ".join(
-        f"encode(float8send({quote(column.name)}), 'hex')"
+        f"encode(float8send({_shown(column)}), 'hex')"
         if column.kind is Kind.FLOAT
-        else quote(column.name)
-        for column in chunk.table.columns
+        else _shown(column)
+        for column in table.columns
     )
     order = ", ".join(
-        quote(name)
-        + (' COLLATE "C"' if chunk.table.column(name).kind in (Kind.TEXT, Kind.JSON) else "")
-        for name in chunk.table.key
+        _shown(column) + (' COLLATE "C"' if column.kind in (Kind.TEXT, Kind.JSON) else "")
+        for column in map(table.column, table.key)
     )
     ordered = f" ORDER BY {order}" if order else ""
-    return f"SELECT {columns} FROM {quote(chunk.table.name)} WHERE {chunk.where()}{ordered}"
+    relation = table.relation or quote(table.name)
+    return f"SELECT {columns} FROM {relation} WHERE {chunk.where()}{ordered}"
+
+
+def _shown(column: Column) -> str:
+    return column.shown or quote(column.name)
 
 
 def copy_out(conn: Connection, sql: str, file: io.IOBase) -> None:

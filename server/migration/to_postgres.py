@@ -197,8 +197,14 @@ class Run:
             count = len(self.report.findings)
             raise Stop(Exit.DECISIONS, f"{count} places need a decision; nothing was written.")
         settled = snapshot.settle(folder, odd, options)
-        self.report.changes = settled.changes
+        self.report.changes, self.report.findings = settled.changes, settled.findings
         self.report.respelt = dict(settled.respelt)
+        if settled.findings:
+            raise Stop(
+                Exit.DECISIONS,
+                f"What was settled leaves {len(settled.findings)} places that need a decision; "
+                "nothing was written.",
+            )
         if options.unknown == "keep":
             self._keep_unknown(folder)
 

@@ -36,6 +36,8 @@ class Misfit(Exception):
 
 
 QUARANTINE = "--misfits=quarantine"
+NUL = "--nul=replace"
+UTF8 = "--invalid-utf8=replace"
 
 
 def canonical(value: object, kind: Kind, zone: tzinfo | None) -> object:
@@ -46,17 +48,19 @@ def canonical(value: object, kind: Kind, zone: tzinfo | None) -> object:
     if value is None:
         return None
     if isinstance(value, bytearray):
-        return _FROM_TEXT[kind](_decode(value), zone)
+        return _FROM_TEXT[kind](_decode(value, kind), zone)
     return _FROM_OTHERS[kind](value)
 
 
-def _decode(raw: bytearray) -> str:
+def _decode(raw: bytearray, kind: Kind) -> str:
+    """The text; only where any text may stand another one can take its place."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Misfit("is not UTF-8", "--invalid-utf8=replace") from error
+        raise Misfit("is not UTF-8", UTF8 if kind is Kind.TEXT else QUARANTINE) from error
     if "\0" in text:
-        raise Misfit("has a NUL, which PostgreSQL can't store", "--nul=replace")
+        option = NUL if kind is Kind.TEXT else QUARANTINE
+        raise Misfit("has a NUL, which PostgreSQL can't store", option)
     return text
 
 

@@ -676,7 +676,7 @@ def test_postgres_without_the_right_to_make_databases(
     role = get_settings().db_user
     with closing(server.connect()) as conn, conn.cursor() as cursor:
         cursor.execute(f"ALTER ROLE {role} NOCREATEDB")
-        with pytest.raises(Exception, match="permission denied to create database"):
+        with pytest.raises(contract.Misconfigured, match="permission denied to create database"):
             postgres_database.create_project_database(name, "", 1)
         cursor.execute(f"ALTER ROLE {role} CREATEDB")
     assert everything(postgres_database) == set()

@@ -209,6 +209,28 @@ def test_parents_come_first() -> None:
     ]
 
 
+def test_only_foreign_keys_that_can_be_are_looked_at() -> None:
+    """Rows without a parent are looked for by these; SQLite takes keys to anything."""
+    case = next(case for case in CASES if case.name == "foreign keys to nothing")
+    with sqlite(case.script) as conn:
+        schema = read_project_schema(conn)
+    found = {table.name: [key.columns for key in table.foreign_keys] for table in schema.tables}
+    assert found == {"t": [("e",)], "keyless": []}
+
+
+def test_texts_are_in_the_order_of_their_bytes() -> None:
+    """PostgreSQL may have a language's order, in which 'B' comes after 'a'; not here, though."""
+    script = """
+    CREATE TABLE t (a TEXT CHECK (a > 'B'));
+    CREATE VIEW v AS SELECT max(a) FROM t GROUP BY a ORDER BY a;
+    """
+    with sqlite(script) as conn:
+        check, view = read_project_schema(conn).finish
+    assert check.sql == """ALTER TABLE "t" ADD CHECK (("a" COLLATE "C" > 'B'))"""
+    assert 'max("t"."a" COLLATE "C")' in view.sql
+    assert view.sql.endswith('ORDER BY ("t"."a") COLLATE "C" ASC NULLS FIRST')
+
+
 NAMES = ["a", "A b", "select", "ctid", "it's", 'q"q', "é", "%s", "pg_x", "t_pkey", "t_a_key", "t"]
 NAMES += ["", "x" * 63, "x" * 64, "x" * 70, "é" * 40, "user", "check", "t_id_seq"]
 TYPES = ["", "INT", "INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC", "BOOLEAN", "JSON", "TIMESTAMP"]
