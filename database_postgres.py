@@ -84,7 +84,10 @@ def read_db() -> Iterator[contract.Connection]:
 def _lent(
     pool: Pool[postgres.Connection], wait: float | None = None
 ) -> Iterator[postgres.Connection]:
-    """A connection of the pool; refused at once while the server hangs."""
+    """A connection of the pool; refused at once while the server hangs.
+
+    One that something large went through is closed afterwards, since it keeps memory for that.
+    """
     conn = _acquire(pool, wait)
     healthy = False
     try:
@@ -101,7 +104,7 @@ def _lent(
             healthy = not conn.closed
         raise
     finally:
-        pool.release(conn, healthy)
+        pool.release(conn, healthy and not conn.swollen)
 
 
 def _acquire(pool: Pool[postgres.Connection], wait: float | None) -> postgres.Connection:

@@ -35,9 +35,10 @@ def _clients() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Server]:
-    """A real PostgreSQL, from the wheel."""
+    """A real PostgreSQL, from the wheel; nobody wants its hundreds of databases kept."""
     with postgres.Server(postgres.find_binaries()[-1]) as server:
         yield server
+        server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,20 @@
-"""What the C library keeps of the memory that was used for a moment."""
+"""What C libraries keep of the memory that was used for a moment."""
 
 import re
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+import database_postgres
 from server.memory import ARENAS
+from server.storage.contract import fetch_all, fetch_one
+from server.storage.postgres import LARGE_BYTES
+from tests import postgres
+from tests.conftest import with_settings, without_settings
 from tests.service import Service, sign_up
 
 CLIENTS = 10
@@ -42,3 +51,40 @@ def test_threads_keep_no_memory_each(tmp_path: Path) -> None:
             list(threads.map(work, range(CLIENTS)))
         assert service.process
         assert count_arenas(service.process.pid) <= ARENAS
+
+
+@pytest.fixture
+def master(postgres_server: postgres.Server) -> Iterator[None]:
+    """A PostgreSQL master that this process uses."""
+    with_settings(postgres.create_master(postgres_server))
+    yield
+    without_settings()
+
+
+def backend_pid() -> Any:
+    """The server's process at the other end of the pool's most recently used connection."""
+    with database_postgres.read_db() as conn:
+        return fetch_all(conn, "SELECT pg_backend_pid() AS pid")[0]["pid"]
+
+
+@pytest.mark.usefixtures("master")
+@pytest.mark.parametrize("fetch", [fetch_one, fetch_all])
+@pytest.mark.parametrize(
+    ("statement", "much"),
+    [
+        ("SELECT length(%s) AS sent", b"x" * LARGE_BYTES),
+        ("SELECT repeat('x', %s) AS text", LARGE_BYTES + 1),
+        ("SELECT convert_to(repeat('x', %s), 'UTF8') AS bytes", LARGE_BYTES + 1),
+    ],
+)
+def test_a_connection_that_carried_much_is_not_kept(
+    fetch: Callable[..., object], statement: str, much: object
+) -> None:
+    """libpq's buffers never shrink: each connection kept 64 MiB after one image of 10 MB."""
+    first = backend_pid()
+    with database_postgres.read_db() as conn:
+        fetch(conn, statement, (b"x" if isinstance(much, bytes) else 1,))
+    assert backend_pid() == first
+    with database_postgres.read_db() as conn:
+        fetch(conn, statement, (much,))
+    assert backend_pid() != first

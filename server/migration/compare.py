@@ -38,7 +38,8 @@ class Plan:
     """What makes the target's part of a chunk equal to the source's.
 
     `bases` are what the target's rows may be without being anybody's: what an earlier copy, or
-    the schema itself, has put there. Every other row that differs is a stranger's.
+    the schema itself, has put there. Every other row that differs is a stranger's; and a row of
+    `finished` that isn't there any more was deleted by one.
     """
 
     insert: list[Line] = field(default_factory=list)
@@ -73,12 +74,13 @@ def _split(block: bytes) -> Iterator[Line]:
         yield line.split("\t")
 
 
-def plan(
+def plan(  # noqa: PLR0917
     chunk: Chunk,
     database: str,
     source: Iterator[Line],
     present: Iterator[Line],
     bases: list[Iterator[Line]],
+    finished: list[Iterator[Line]],
 ) -> Plan:
     """Compare them row by row, found by their key."""
     table, found = chunk.table, Plan()
@@ -91,6 +93,9 @@ def plan(
             (found.delete if want is None else found.update).append(line if want is None else want)
         else:
             found.strangers.append(difference(table, database, want, line))
+    for base in finished:
+        for key in wanted.keys() & _by_key(table, base).keys():
+            found.strangers.append(difference(table, database, wanted.pop(key), None))
     found.insert = list(wanted.values())
     return found
 
@@ -180,7 +185,7 @@ class TableResult:
 MOST_SHOWN = 20
 
 
-def compare_table(
+def compare_table(  # noqa: PLR0917
     database: str,
     source: sqlite3.Connection,
     present: target.Connection,

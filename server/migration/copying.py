@@ -46,23 +46,28 @@ class Work:
         return not (self.bulk or any(not found.empty for found in self.plans))
 
 
-def survey(
+def survey(  # noqa: PLR0917
     table: Table,
     source: sqlite3.Connection,
     present: target.Connection,
     bases: list[sqlite3.Connection],
+    finished: list[sqlite3.Connection],
     progress: Progress,
 ) -> Work:
-    """Compare a table with the target's; chunks that aren't there yet are copied whole."""
+    """Compare a table with the target's; chunks that aren't there yet are copied whole.
+
+    `finished` are the bases that were there as a whole once.
+    """
     work = Work(table)
     source.text_factory = str
     empty = target.is_empty(present, table)
     for chunk in rows.chunks(source, table):
-        if empty:
+        new = not any(rows.has_any(base, chunk) for base in finished)
+        if empty and new:
             work.bulk.append(chunk)
             continue
         theirs = target.digest(present, chunk)
-        if theirs.rows == 0:
+        if theirs.rows == 0 and new:
             work.bulk.append(chunk)
             continue
         ours = rows.digest(source, chunk)
@@ -76,6 +81,7 @@ def survey(
                 source_lines(source, chunk),
                 target_lines(present, chunk),
                 [source_lines(base, chunk) for base in bases],
+                [source_lines(base, chunk) for base in finished],
             )
             work.plans.append(found)
     return work
@@ -152,18 +158,20 @@ def _update(present: target.Connection, table: Table, line: Line) -> None:
     target.execute(
         present,
         f"UPDATE {quote(table.name)} SET {assignments} WHERE {condition}",
-        (*map(_value, line), *key),
+        (*map(read_field, line), *key),
     )
 
 
 def _found(table: Table, line: Line) -> tuple[str, tuple[str | None, ...]]:
     places = key_places(table)
     condition = " AND ".join(f"{quote(table.columns[place].name)} = %s" for place in places)
-    return condition, tuple(_value(line[place]) for place in places)
+    return condition, tuple(read_field(line[place]) for place in places)
 
 
-def _value(field_text: str) -> str | None:
+def read_field(field_text: str) -> str | None:
     """A field of a line as text, which PostgreSQL reads as the column's type."""
     if field_text == NULL:
         return None
+    if "\\" not in field_text:
+        return field_text
     return _ESCAPED.sub(lambda match: _UNESCAPED[match[1]], field_text)

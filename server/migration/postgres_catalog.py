@@ -245,9 +245,7 @@ def read_catalog(conn: target.Connection) -> Catalog:
         constraint = CatalogConstraint(name, kind, tuple(names), parent, tuple(to), *rest)
         constraints[number].append(constraint)
     indexes: dict[int, list[CatalogIndex]] = defaultdict(list)
-    for number, name, plain, unique, names, parts, descending, *rest in target.rows(
-        conn, _INDEXES
-    ):
+    for number, name, plain, unique, names, parts, descending, *rest in target.rows(conn, _INDEXES):
         index = CatalogIndex(
             name, plain, unique, tuple(names), tuple(parts), tuple(descending), *rest
         )

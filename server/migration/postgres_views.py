@@ -203,9 +203,7 @@ def _rest(clauses: dict[str, Reader], columns: Mapping[str, Value]) -> str:
         sql += f" HAVING {_condition(_ViewExpressions(clauses['HAVING'], columns).whole())}"
     if "ORDER" in clauses:
         clauses["ORDER"].expect("BY")
-        sql += " ORDER BY " + ", ".join(
-            _order(part, columns) for part in clauses["ORDER"].parts()
-        )
+        sql += " ORDER BY " + ", ".join(_order(part, columns) for part in clauses["ORDER"].parts())
     for word in ("LIMIT", "OFFSET"):
         if word in clauses:
             sql += f" {word} {_count(clauses[word])}"

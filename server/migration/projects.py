@@ -12,7 +12,6 @@ from server.migration.project_schema import Leftover, ProjectSchema, read_projec
 from server.migration.rows import Chunk, Digest
 from server.migration.tables import Table, quote
 from server.settings import get_settings
-from server.storage import contract
 
 
 @dataclass(frozen=True)
@@ -150,4 +149,4 @@ def _fill(
         )
         result.tables.append(found)
         if found.differences:
-            raise contract.DatabaseError(f"the copy differs: {found.differences[0]}")
+            raise target.TargetError(f"the copy differs: {found.differences[0]}")

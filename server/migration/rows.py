@@ -81,6 +81,12 @@ def chunks(conn: sqlite3.Connection, table: Table) -> list[Chunk]:
     return [Chunk(table, after, last) for after, last in pairwise(ends)]
 
 
+def has_any(conn: sqlite3.Connection, chunk: Chunk) -> bool:
+    """Whether SQLite has a row of the chunk."""
+    where = f"FROM {quote(chunk.table.name)} WHERE {chunk.where()}"
+    return bool(conn.execute(f"SELECT EXISTS (SELECT 1 {where})").fetchone()[0])
+
+
 def select(chunk: Chunk) -> str:
     """The chunk's rows on SQLite in the order of the key, columns as the table has them."""
     columns = ", ".join(quote(column.name) for column in chunk.table.columns)

@@ -4,7 +4,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from server.migration import (
     rows,
     snapshot,
     source,
+    strangers,
     target,
 )
-from server.migration.census import Options
+from server.migration.census import Finding, Options
 from server.migration.compare import Difference, TableResult
 from server.migration.copying import Work, apply_plans, copy_chunk, survey
 from server.migration.folder import Folder, earlier, new
@@ -80,6 +81,9 @@ class Run:
             self.report.exit, self.report.result = Exit.DIFFERS, f"PostgreSQL refused: {error}"
         except contract.DatabaseError as error:
             self.report.exit, self.report.result = Exit.UNREACHABLE, str(error)
+        except (sqlite3.Error, OSError) as error:
+            # The disk is full, or a file is damaged where nobody had looked.
+            self.report.exit, self.report.result = Exit.UNREACHABLE, f"a file: {error}"
         self.report.seconds = round(time.monotonic() - started, 3)
         self._keep_report()
         return self.report
@@ -152,9 +156,13 @@ class Run:
         return repr((self.request.options, self.request.merge))
 
     def _migrate(self, conn: target.Connection, found: Source, folder: Folder) -> None:
-        if folder.read()["state"] == "snapshot":
+        state = folder.read()
+        if state["state"] == "snapshot":
             with self.report.timed("census"):
                 self._settle(folder)
+        else:
+            self.report.changes = [Finding(**change) for change in state["changes"]]
+            self.report.respelt, self.report.notes = state["respelt"], state["told"]
         active = [
             project
             for project in snapshot.read_projects(folder.database(MASTER))
@@ -207,6 +215,12 @@ class Run:
             )
         if options.unknown == "keep":
             self._keep_unknown(folder)
+        # For the report of a run that goes on where this one was killed.
+        folder.write(
+            changes=[asdict(change) for change in self.report.changes],
+            respelt=self.report.respelt,
+            told=self.report.notes,
+        )
 
     def _keep_unknown(self, folder: Folder) -> None:
         for finding in snapshot.unknown(folder):
@@ -221,10 +235,14 @@ class Run:
         with ExitStack() as stack:
             conn_source = stack.enter_context(source.opened(folder.database(MASTER)))
             bases = [stack.enter_context(closing(empty_master()))]
+            finished = []
+            unused = strangers.is_unused(conn, tables)
             for before in self.bases:
                 path = before.database(MASTER)
                 if before.path != folder.path and path.exists():
                     bases.append(stack.enter_context(source.opened(path)))
+                    if not unused and before.read()["state"] == "done":
+                        finished.append(bases[-1])
             total = _count(conn_source, tables)
             with self.screen.bar("comparing", total) as bar:
                 task = bar.task_ids[0]
@@ -234,6 +252,7 @@ class Run:
                         conn_source,
                         conn,
                         bases,
+                        finished,
                         lambda name, count: bar.update(task, description=name, advance=count),
                     )
                     for table in tables
@@ -253,17 +272,26 @@ class Run:
         return bool(target.value(conn, "SELECT to_regclass(%s)", (table.name,)))
 
     def _refuse_strangers(self, works: list[Work], results: list[ProjectResult]) -> None:
-        strangers: list[Difference] = [d for work in works for d in work.strangers]
-        strangers += [d for result in results for d in result.strangers]
-        if strangers:
-            self.report.differences = strangers
+        found: list[Difference] = [d for work in works for d in work.strangers]
+        found += [d for result in results for d in result.strangers]
+        if found:
+            self.report.differences = found
             raise Stop(
                 Exit.OTHERS,
-                f"The target holds {len(strangers)} rows or databases that are not this "
+                f"The target holds {len(found)} rows or databases that are not this "
                 "source's; nothing was written.",
             )
 
+    def _refuse_strange_tables(self, conn: target.Connection) -> None:
+        if found := strangers.find_strangers(conn, master_tables()):
+            self.report.differences = found
+            raise Stop(
+                Exit.OTHERS,
+                "The target has tables that are not this service's; nothing was written.",
+            )
+
     def _foresee(self, conn: target.Connection, folder: Folder, active: list[Project]) -> None:
+        self._refuse_strange_tables(conn)
         works, results = self._survey(conn, folder, active)
         self._refuse_strangers(works, results)
         with source.opened(folder.database(MASTER)) as held:
@@ -342,9 +370,12 @@ class Run:
         )
 
     def _copy(self, conn: target.Connection, folder: Folder, active: list[Project]) -> None:
-        self._make_tables()
+        self._refuse_strange_tables(conn)
         works, results = self._survey(conn, folder, active)
         self._refuse_strangers(works, results)
+        self._make_tables()
+        if len(works) < len(master_tables()):
+            works, _ = self._survey(conn, folder, [])
         folder.write(state="copying")
         self.taken: dict[Chunk, Digest] = {}
         with source.opened(folder.database(MASTER)) as held:
@@ -397,6 +428,8 @@ class Run:
                 state = {"copy": "copied", "replace": "made anew", "equal": "equal already"}
                 self._tell_project(result, folder, state[result.action])
                 bar.advance(bar.task_ids[0])
+        # What a run that was killed has left half made.
+        database_postgres.sweep_project_databases()
 
     def _keep_leftovers(self, folder: Folder, result: ProjectResult) -> None:
         if not result.leftovers:

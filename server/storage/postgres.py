@@ -2,7 +2,7 @@
 
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -16,6 +16,8 @@ from server.storage import contract, sqlstates
 CONNECT_SECONDS = 2.0
 # How much longer than the server's own limit we wait for its answer before we call it hung.
 GRACE_SECONDS = 0.5
+# What goes through a connection at once and makes it not worth keeping.
+LARGE_BYTES = 256 * 1024
 
 
 class Connection(psycopg2.extensions.connection):
@@ -26,6 +28,8 @@ class Connection(psycopg2.extensions.connection):
     """
 
     patience = CONNECT_SECONDS
+    swollen = False
+    """Whether something large went through: libpq's buffers grow to six times that, for good."""
 
 
 class Hung(contract.Unavailable):
@@ -41,6 +45,26 @@ class Cursor(RealDictCursor):
         except ValueError as error:
             # psycopg2 itself refuses a NUL, and text that is not Unicode.
             raise contract.BadValue(str(error)) from error
+        finally:
+            self._carried(len(self.query or b""))
+
+    def fetchone(self) -> Any:
+        row = super().fetchone()
+        self._carried(_weight(row) if row else 0)
+        return row
+
+    def fetchall(self) -> list[Any]:
+        rows = super().fetchall()
+        self._carried(sum(map(_weight, rows)))
+        return rows
+
+    def _carried(self, size: int) -> None:
+        if size > LARGE_BYTES and isinstance(self.connection, Connection):
+            self.connection.swollen = True
+
+
+def _weight(row: Mapping[str, Any]) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, str | memoryview))
 
 
 def _wait(conn: Any) -> None:

@@ -78,6 +78,18 @@ def test_every_error_of_httpx_is_mapped(kind: type[httpx.RequestError]) -> None:
     assert "secret" not in json.dumps(caught.value.body())
 
 
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "ALL_PROXY", "http_proxy"])
+def test_no_proxy_of_the_environment_is_used(
+    gateway: GatewayStub, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It would be sent the gateway's token, and every message."""
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    settings = Settings(openclaw_url=gateway.url, openclaw_token=SecretStr("token-of-the-gateway"))
+    messages = [{"role": "user", "content": "Hello"}]
+    body = {"model": "agent:main", "user": "adapter-session-proxy", "messages": messages}
+    assert ask(settings, {**body, "stream": False}).text
+
+
 def test_total_timeout_ends_an_answer_that_drips(gateway: GatewayStub) -> None:
     """httpx has no deadline for the whole: a gateway that keeps writing would never end."""
     settings = Settings(

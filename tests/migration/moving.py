@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 from psycopg2.extensions import connection
 
 from server.migration.census import Options
@@ -105,12 +104,14 @@ class Move:
         assert outcome.code == outcome.report["exit"]
         return outcome
 
-    def call(self, options: Options | None = None, **request: Any) -> Outcome:
+    def call(
+        self, options: Options | None = None, screen: Screen | None = None, **request: Any
+    ) -> Outcome:
         """The same in this process, which costs no start of Python."""
         with_settings(self.settings)
         try:
             wanted = Request(self.backups, options or Options(), **request)
-            report = Run(wanted, Screen(quiet=True), Report("")).go()
+            report = Run(wanted, screen or Screen(quiet=True), Report("")).go()
         finally:
             without_settings()
         return Outcome(report.exit, json.loads(json.dumps(report.as_dict())), "")
@@ -157,12 +158,3 @@ class Move:
         )
         assert done.returncode == 0, done.stderr
         return "".join(line for line in done.stdout.splitlines(True) if "restrict" not in line)
-
-
-def is_refused(call: Any) -> bool:
-    """Whether PostgreSQL refuses it."""
-    try:
-        call()
-    except psycopg2.Error:
-        return True
-    return False
