@@ -31,7 +31,7 @@ class Trend(NamedTuple):
 
 
 def beside_the_pool(sample: Sample) -> int:
-    """File descriptors without the pool's, of which SQLite has two a connection.
+    """File descriptors without the pool's, of which SQLite has two a connection, PostgreSQL one.
 
     A pool that grows up to its limit is no leak.
     """
@@ -182,8 +182,8 @@ def _figures(found: Finding) -> dict[str, str]:
         "memory at rest, after the warm-up and at the end": (
             f"{found.warm.memory_mib:.0f}, {found.end.memory_mib:.0f} MiB"
         ),
-        "file descriptors at rest, the pool's not counted": (
-            f"{beside_the_pool(found.warm)}, {beside_the_pool(found.end)}"
+        "file descriptors at rest, with so many connections pooled": ", ".join(
+            f"{sample.fds} with {sample.pool_size}" for sample in (found.warm, found.end)
         ),
         "threads at rest": f"{found.warm.threads}, {found.end.threads}",
         "connections in use, most of the pool's": (
