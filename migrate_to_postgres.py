@@ -3,6 +3,7 @@
     python3 migrate_to_postgres.py --dry-run        what would happen; nothing is written
     python3 migrate_to_postgres.py                  copy, and prove that both sides are equal
     python3 migrate_to_postgres.py --validate-only  compare the two sides
+    python3 migrate_to_postgres.py --to sqlite      the way back, with the same options
 
 The settings name both: DB_PATH and PROJECT_DB_DIR the files, DB_HOST and the others the server.
 docs/migration.md walks through it. Exit codes: 0 both sides hold the same, 1 they differ, 2 usage,
@@ -21,6 +22,7 @@ import typer
 from server.migration.census import Options
 from server.migration.report import Exit, Report, Screen, show
 from server.migration.to_postgres import Request, Run
+from server.migration.to_sqlite import WayBack
 from server.settings import ROOT, BadSettings, get_settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -29,6 +31,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(help=__doc__)
 def main(
     *,
+    to: Annotated[
+        Literal["postgres", "sqlite"], typer.Option(help="Where to: the other is the source.")
+    ] = "postgres",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write nothing; say what would happen.")
     ] = False,
@@ -87,6 +92,8 @@ def main(
     report = Report(" ".join(sys.argv[1:]))
     if dry_run and validate_only:
         _fail(report, "--dry-run and --validate-only exclude each other", as_json=as_json)
+    if merge and to == "sqlite":
+        _fail(report, "--merge brings a file home into PostgreSQL, not back", as_json=as_json)
     try:
         zone = ZoneInfo(assume_timezone) if assume_timezone else None
     except (ZoneInfoNotFoundError, ValueError):
@@ -115,7 +122,8 @@ def main(
             raise BadSettings("no PostgreSQL is named: .env.postgres, DB_HOST or DATABASE_URL do")
     except BadSettings as error:
         _fail(report, str(error), as_json=as_json)
-    report = Run(request, screen, report).go()
+    run = WayBack if to == "sqlite" else Run
+    report = run(request, screen, report).go()
     if as_json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
     else:

@@ -270,7 +270,7 @@ def from_validation(error: RequestValidationError) -> Problem:
     return Invalid(detail, errors=errors)
 
 
-_BY_STATUS = {kind.status: kind for kind in (BadRequest, Unauthorized, NotFound, TooLarge)}
+_BY_STATUS = {kind.status: kind for kind in (Problem, BadRequest, Unauthorized, NotFound, TooLarge)}
 
 
 def from_http(error: HTTPException) -> Problem:

@@ -99,6 +99,7 @@ EVERYBODYS = {
     "server/projects/queries.py:list_unfinished": "what crashes left, finished at the next start",
     "server/migration/merging.py:_rename": "a whole master is moved",
     "server/migration/merging.py:_same_projects": "a whole master is moved",
+    "server/migration/postgres_source.py:read_projects": "a whole master is moved",
     "server/migration/snapshot.py:read_projects": "a whole master is moved",
     "server/sessions/queries.py:list_deleting": "what crashes left, finished at the next start",
     "server/storage/deletion.py:_find_project": "scripts delete by the project's name",

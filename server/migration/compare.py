@@ -8,7 +8,7 @@ from typing import Any
 
 from server.migration import rows, target
 from server.migration.rows import Chunk, Digest
-from server.migration.tables import Table, quote
+from server.migration.tables import ForeignKey, Table, quote
 
 Line = list[str]
 
@@ -229,7 +229,7 @@ def orphans(present: target.Connection, table: Table) -> list[str]:
     return problems
 
 
-def missing_keys(present: target.Connection, table: Table) -> list[str]:
+def missing_keys(present: target.Connection, table: Table) -> list[ForeignKey]:
     """Foreign keys that the target should have and hasn't, or that aren't validated."""
     there: list[Any] = target.rows(
         present,
@@ -239,8 +239,4 @@ def missing_keys(present: target.Connection, table: Table) -> list[str]:
         (quote(table.name),),
     )
     columns = {tuple(row[0]) for row in there}
-    return [
-        f"the foreign key of {', '.join(key.columns)} is missing"
-        for key in table.foreign_keys
-        if key.columns not in columns
-    ]
+    return [key for key in table.foreign_keys if key.columns not in columns]

@@ -3,9 +3,12 @@
 import json
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from server.migration.project_leftovers import Leftover
 
 PREFIX = "migration-"
 
@@ -59,6 +62,16 @@ class Folder:
         """Leave only the report."""
         shutil.rmtree(self.backup, ignore_errors=True)
         shutil.rmtree(self.settled, ignore_errors=True)
+
+    def keep_leftovers(self, name: str, leftovers: Iterable[Leftover]) -> None:
+        """Keep what of a project's schema stays behind, where there is such."""
+        texts = [
+            f"-- {leftover.kind} {leftover.name}: {leftover.reason}\n{leftover.sql};\n"
+            for leftover in leftovers
+        ]
+        if texts:
+            self.leftovers.mkdir(exist_ok=True)
+            (self.leftovers / f"{name}.sql").write_text("\n".join(texts), "utf-8")
 
     def remove(self) -> None:
         """Leave nothing."""

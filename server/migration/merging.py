@@ -72,6 +72,7 @@ class Merging:
                 if not table.numbered or not target.has_sequence(self._present, table):
                     continue
                 known, gone = self._same_rows(table)
+                self._tell_changed(table, known)
                 self._drop(table, gone)
                 self._renumber(table, known)
         self.merge.ids = {name: ids for name, ids in self.merge.ids.items() if ids}
@@ -92,6 +93,26 @@ class Merging:
                 known[key] = theirs[mark].pop(0)
         # The target's row stays as it is; ours, which may differ in what changes, isn't needed.
         return known, list(known)
+
+    def _tell_changed(self, table: Table, known: dict[int, int]) -> None:
+        """What was changed in a row that both sides have: the target's stays, and that is said."""
+        place = [column.name for column in table.columns].index(table.key[0])
+        theirs = {int(line[place]): line for line in target_lines(self._present, Chunk(table))}
+        for line in source_lines(self._conn, Chunk(table)):
+            number = int(line[place])
+            if number not in known:
+                continue
+            pairs = zip(table.columns, line, theirs[known[number]], strict=True)
+            changed = [
+                column.name
+                for column, ours, other in pairs
+                if ours != other and column.name not in (table.key[0], "updated_at", *CHANGING)
+            ]
+            if changed:
+                self.merge.notes.append(
+                    f"{table.name} {number}, which the target has as {known[number]}: the target's "
+                    f"{', '.join(changed)} stays, the source's is in the backup"
+                )
 
     @staticmethod
     def _marks(table: Table, lines: Iterator[Line]) -> Iterator[tuple[int, bytes]]:
@@ -208,19 +229,21 @@ class Merging:
     def _apply(self, table: Table, own: dict[int, int], named: dict[int, int]) -> None:
         """Change the rows' own ids, and wherever they are named."""
         self._replace(table.name, table.key[0], own)
-        for child in self._tables:
-            columns = [
-                key.columns[0]
-                for key in child.foreign_keys
-                if key.table == table.name and len(key.columns) == 1
-            ]
-            columns += [
-                column
-                for (name, column), to in LOOSE.items()
-                if (name, to) == (child.name, table.name)
-            ]
-            for column in columns:
-                self._replace(child.name, column, named)
+        for child, column in self._naming(table.name, table.key[0]):
+            self._replace(child, column, named)
+
+    def _naming(self, table: str, column: str) -> Iterator[tuple[str, str]]:
+        """The columns that name this one, and those that name these."""
+        found = [
+            (child.name, key.columns[0])
+            for child in self._tables
+            for key in child.foreign_keys
+            if (key.table, key.references) == (table, (column,))
+        ]
+        found += [place for place, to in LOOSE.items() if to == table and column == "id"]
+        for child, name in found:
+            yield child, name
+            yield from self._naming(child, name)
 
     def _replace(self, table: str, column: str, mapping: dict[int, int]) -> None:
         """By way of negative numbers, since an old id may be another row's new one."""
@@ -231,7 +254,9 @@ class Merging:
             f"UPDATE {place} SET {name} = -(SELECT new FROM moved WHERE old = {name}) "
             f"WHERE {name} IN (SELECT old FROM moved)"
         )
-        self._conn.execute(f"UPDATE {place} SET {name} = -{name} WHERE {name} < 0")
+        self._conn.execute(
+            f"UPDATE {place} SET {name} = -{name} WHERE {name} IN (SELECT -new FROM moved)"
+        )
         self._conn.execute("DROP TABLE moved")
 
 

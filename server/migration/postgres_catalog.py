@@ -14,7 +14,7 @@ _OWN = (
 _TABLES = f"""
     SELECT c.oid::bigint, c.relname::text, c.relkind = 'r' AND EXISTS (
         SELECT FROM pg_inherits WHERE inhparent = c.oid)
-    FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+    FROM pg_class c WHERE c.relnamespace = to_regnamespace('public') AND c.relkind IN ('r', 'p')
         AND NOT c.relispartition AND {_OWN.format("c", "pg_class")} ORDER BY c.oid
 """
 _COLUMNS = """
@@ -37,20 +37,21 @@ _COLUMNS = """
             FROM base JOIN pg_type v ON v.oid = base.oid
             JOIN pg_type u ON u.oid = v.typbasetype WHERE base.typtype = 'd')
         SELECT base.oid, base.typmod FROM base WHERE base.typtype <> 'd') b
-    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+    WHERE c.relnamespace = to_regnamespace('public') AND c.relkind IN ('r', 'p', 'v')
         AND a.attnum > 0 AND NOT a.attisdropped
     ORDER BY a.attrelid, a.attnum
 """
 _NAMES = """ARRAY(SELECT attname::text FROM unnest(k.{0}) WITH ORDINALITY u (num, ord)
     JOIN pg_attribute ON attrelid = k.{1} AND attnum = num ORDER BY ord)"""
 _CONSTRAINTS = f"""
-    SELECT k.conrelid::bigint, k.conname::text, k.contype::text, {_NAMES.format("conkey", "conrelid")},
-        k.confrelid::bigint, {_NAMES.format("confkey", "confrelid")}, k.confdeltype::text,
+    SELECT k.conrelid::bigint, k.conname::text, k.contype::text,
+        {_NAMES.format("conkey", "conrelid")}, k.confrelid::bigint,
+        {_NAMES.format("confkey", "confrelid")}, k.confdeltype::text,
         k.confupdtype::text, k.condeferrable, k.condeferred, k.confdelsetcols IS NOT NULL,
         k.confmatchtype = 'f' AND array_length(k.conkey, 1) > 1,
         pg_get_expr(k.conbin, k.conrelid), pg_get_constraintdef(k.oid)
     FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
-    WHERE k.connamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+    WHERE k.connamespace = to_regnamespace('public') AND c.relkind IN ('r', 'p')
         AND NOT c.relispartition AND k.contype IN ('p', 'u', 'c', 'f', 'x') ORDER BY k.oid
 """
 _INDEXES = """
@@ -66,7 +67,7 @@ _INDEXES = """
         pg_get_expr(i.indpred, i.indrelid), pg_get_indexdef(i.indexrelid)
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
     JOIN pg_class t ON t.oid = i.indrelid
-    WHERE t.relnamespace = 'public'::regnamespace AND t.relkind IN ('r', 'p')
+    WHERE t.relnamespace = to_regnamespace('public') AND t.relkind IN ('r', 'p')
         AND NOT t.relispartition
         AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid
             AND conrelid = i.indrelid)
@@ -74,45 +75,45 @@ _INDEXES = """
 """
 _VIEWS = f"""
     SELECT c.oid::bigint, c.relname::text, pg_get_viewdef(c.oid, false) FROM pg_class c
-    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'v'
+    WHERE c.relnamespace = to_regnamespace('public') AND c.relkind = 'v'
         AND {_OWN.format("c", "pg_class")} ORDER BY c.oid
 """
 _OTHERS = f"""
     SELECT 'materialized view', relname::text, pg_get_viewdef(c.oid), 'SQLite has no such views'
-        FROM pg_class c WHERE relkind = 'm' AND relnamespace = 'public'::regnamespace
+        FROM pg_class c WHERE relkind = 'm' AND relnamespace = to_regnamespace('public')
     UNION ALL SELECT 'foreign table', relname::text, '', 'its rows are another server''s'
-        FROM pg_class WHERE relkind = 'f' AND relnamespace = 'public'::regnamespace
+        FROM pg_class WHERE relkind = 'f' AND relnamespace = to_regnamespace('public')
     UNION ALL SELECT 'sequence', c.relname::text, format('start %s, step %s, last value %s',
             seqstart, seqincrement, coalesce(pg_sequence_last_value(c.oid)::text, 'none')),
             'SQLite has no sequences'
         FROM pg_class c JOIN pg_sequence ON seqrelid = c.oid
-        WHERE c.relnamespace = 'public'::regnamespace AND NOT EXISTS (SELECT FROM pg_depend
+        WHERE c.relnamespace = to_regnamespace('public') AND NOT EXISTS (SELECT FROM pg_depend
             WHERE (classid = 'pg_class'::regclass AND objid = c.oid AND deptype IN ('a', 'i'))
             OR (classid = 'pg_attrdef'::regclass AND refobjid = c.oid))
     UNION ALL SELECT 'partition', relname::text, coalesce(pg_get_expr(relpartbound, c.oid), ''),
             'SQLite has no partitions; its rows are in the table that it is a part of'
         FROM pg_class c WHERE relispartition AND relkind IN ('r', 'p')
-            AND relnamespace = 'public'::regnamespace
+            AND relnamespace = to_regnamespace('public')
     UNION ALL SELECT 'inheritance', inhrelid::regclass::text, 'INHERITS (' || inhparent::regclass
             || ')', 'SQLite has no inheritance; each table keeps its own rows'
         FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid AND c.relkind = 'r'
-            AND NOT relispartition WHERE relnamespace = 'public'::regnamespace
+            AND NOT relispartition WHERE relnamespace = to_regnamespace('public')
     UNION ALL SELECT 'trigger', tgname::text, pg_get_triggerdef(t.oid),
             'SQLite''s triggers are another language'
         FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
-        WHERE NOT tgisinternal AND tgparentid = 0 AND relnamespace = 'public'::regnamespace
+        WHERE NOT tgisinternal AND tgparentid = 0 AND relnamespace = to_regnamespace('public')
     UNION ALL SELECT 'rule', rulename::text, pg_get_ruledef(r.oid), 'SQLite has no rules'
         FROM pg_rewrite r JOIN pg_class c ON c.oid = ev_class
-        WHERE rulename <> '_RETURN' AND relnamespace = 'public'::regnamespace
+        WHERE rulename <> '_RETURN' AND relnamespace = to_regnamespace('public')
     UNION ALL SELECT 'policy', polname::text, coalesce(pg_get_expr(polqual, polrelid), '')
             || coalesce(' WITH CHECK ' || pg_get_expr(polwithcheck, polrelid), ''),
             'whoever may read the file may read all rows'
         FROM pg_policy JOIN pg_class c ON c.oid = polrelid
-        WHERE relnamespace = 'public'::regnamespace
+        WHERE relnamespace = to_regnamespace('public')
     UNION ALL SELECT 'function', p.oid::regprocedure::text,
             CASE WHEN prokind = 'a' THEN '' ELSE pg_get_functiondef(p.oid) END,
             'SQLite keeps no functions'
-        FROM pg_proc p WHERE pronamespace = 'public'::regnamespace
+        FROM pg_proc p WHERE pronamespace = to_regnamespace('public')
             AND {_OWN.format("p", "pg_proc")}
     UNION ALL SELECT 'type', typname::text, coalesce((SELECT 'ENUM (' || string_agg(
             quote_literal(enumlabel), ', ' ORDER BY enumsortorder) || ')' FROM pg_enum
@@ -120,7 +121,7 @@ _OTHERS = f"""
             THEN 'DOMAIN ' || format_type(typbasetype, typtypmod) || coalesce(' ' || (
                 SELECT string_agg(pg_get_constraintdef(k.oid), ' ') FROM pg_constraint k
                 WHERE contypid = t.oid), '') ELSE '' END), 'SQLite has no types of one''s own'
-        FROM pg_type t WHERE typnamespace = 'public'::regnamespace AND typelem = 0
+        FROM pg_type t WHERE typnamespace = to_regnamespace('public') AND typelem = 0
             AND (typtype IN ('e', 'd', 'r') OR (typtype = 'c' AND EXISTS (SELECT FROM pg_class
                 WHERE oid = typrelid AND relkind = 'c'))) AND {_OWN.format("t", "pg_type")}
     UNION ALL SELECT 'extension', extname::text, extversion, 'SQLite has not this extension'
@@ -133,7 +134,7 @@ _OTHERS = f"""
             description, 'SQLite has no comments'
         FROM pg_description JOIN pg_class c ON c.oid = objoid
         LEFT JOIN pg_attribute a ON attrelid = objoid AND attnum = objsubid AND attnum > 0
-        WHERE classoid = 'pg_class'::regclass AND relnamespace = 'public'::regnamespace
+        WHERE classoid = 'pg_class'::regclass AND relnamespace = to_regnamespace('public')
     UNION ALL SELECT 'large objects', count(*)::text, '', 'SQLite has no large objects'
         FROM pg_largeobject_metadata HAVING count(*) > 0
     ORDER BY 1, 2, 3
@@ -234,9 +235,7 @@ class Catalog:
 
 
 def read_catalog(conn: target.Connection) -> Catalog:
-    """Read it within the connection's transaction."""
-    # Names of other schemas come with them, those of `public` without.
-    target.execute(conn, "SET LOCAL search_path = public")
+    """Read it within the connection's transaction, whose search path is `public`."""
     columns: dict[int, list[CatalogColumn]] = defaultdict(list)
     for number, *column in target.rows(conn, _COLUMNS):
         columns[number].append(CatalogColumn(*column))

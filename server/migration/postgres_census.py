@@ -35,9 +35,13 @@ def examine(
     return findings
 
 
-def misfits(
-    conn: target.Connection, database: str, there: Table
-) -> Iterator[tuple[Finding, str]]:
+def count(conn: target.Connection, pairs: tuple[Pair, ...]) -> int:
+    """How many rows the tables have."""
+    counts = (target.value(conn, f"SELECT count(*) FROM {_relation(pair.there)}") for pair in pairs)
+    return sum(map(int, counts))
+
+
+def misfits(conn: target.Connection, database: str, there: Table) -> Iterator[tuple[Finding, str]]:
     """The values without a counterpart, each with its row as JSON."""
     for column in there.columns:
         if column.kind not in _MISFITS:
@@ -46,7 +50,7 @@ def misfits(
         name = quote(column.name)
         for key, value, row in target.rows(
             conn,
-            f"SELECT {_key(there, 't')}, t.{name}::text, row_to_json(t)::text "
+            f"SELECT {_key(there, 't')}, t.{name}::text, row_to_json(t.*)::text "
             f"FROM {_relation(there)} AS t WHERE {condition.format('t.' + name)}",
         ):
             problem = f"is {value}, {why}"
@@ -69,8 +73,12 @@ def _text(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
 
 
-def without_misfits(pair: Pair) -> Pair:
-    """The same without the rows that hold a misfit."""
+def fitting(pairs: tuple[Pair, ...], options: Options) -> tuple[Pair, ...]:
+    """The tables as they are copied: without rows that hold a misfit, if the options say so."""
+    return tuple(map(_without_misfits, pairs)) if options.misfits == "quarantine" else pairs
+
+
+def _without_misfits(pair: Pair) -> Pair:
     conditions = [
         _MISFITS[column.kind][0].format(quote(column.name))
         for column in pair.there.columns
@@ -79,7 +87,7 @@ def without_misfits(pair: Pair) -> Pair:
     if not conditions:
         return pair
     odd = " OR ".join(conditions)
-    relation = f"(SELECT * FROM {_relation(pair.there)} WHERE ({odd}) IS NOT TRUE) AS fitting"
+    relation = f"(SELECT ctid, * FROM {_relation(pair.there)} WHERE ({odd}) IS NOT TRUE) AS fitting"
     return replace(pair, there=replace(pair.there, relation=relation))
 
 
@@ -146,11 +154,15 @@ def unknown(conn: target.Connection) -> list[Finding]:
             continue
         if table not in known:
             findings.append(_unknown(table, "", "isn't a table of this service"))
-        for column in sorted(columns - known.get(table, columns)):
-            findings.append(_unknown(table, column, "isn't a column of this service"))
+        findings += [
+            _unknown(table, column, "isn't a column of this service")
+            for column in sorted(columns - known.get(table, columns))
+        ]
     for table, columns in known.items():
-        for column in sorted(columns - there.get(table, set())):
-            findings.append(Finding(MASTER, table, "", column, "is missing in the source", ""))
+        findings += [
+            Finding(MASTER, table, "", column, "is missing in the source", "")
+            for column in sorted(columns - there.get(table, set()))
+        ]
     return findings
 
 

@@ -14,9 +14,11 @@ from server.migration.copying import Progress, read_field
 from server.migration.postgres_schema import Pair
 from server.migration.rows import CHUNK, Chunk, Digest, Digester
 from server.migration.tables import Kind, Table, quote
-from server.migration.values import LARGEST, NULL
+from server.migration.values import LARGEST, NULL, read_time
 
 Taken = dict[Chunk, Digest]
+# What was taken of a database, by the tables' names on SQLite.
+Found = dict[str, Taken]
 
 
 def _float(field: str) -> float:
@@ -33,12 +35,6 @@ def _numeric(field: str) -> int | float | str:
     return near if Decimal(repr(near)) == exact else field
 
 
-def _time(field: str) -> str:
-    """As the service spells times: `2026-11-21 10:00:00.123456+00:00`."""
-    moment, _, fraction = field.removesuffix("+00").partition(".")
-    return f"{moment}.{fraction:0<6}+00:00"
-
-
 _VALUE: dict[Kind, Callable[[str], Any]] = {
     Kind.INTEGER: int,
     Kind.BOOLEAN: "t".__eq__,
@@ -46,7 +42,7 @@ _VALUE: dict[Kind, Callable[[str], Any]] = {
     Kind.NUMERIC: _numeric,
     Kind.TEXT: read_field,
     Kind.JSON: read_field,
-    Kind.TIME: _time,
+    Kind.TIME: read_time,
     Kind.BYTES: lambda field: bytes.fromhex(field.removeprefix("\\\\x")),
 }
 
@@ -57,7 +53,8 @@ class _Rows(io.RawIOBase):
     def __init__(self, conn: sqlite3.Connection, pair: Pair, progress: Progress) -> None:
         self.digester = Digester(pair.there)
         self._conn, self._name, self._progress = conn, pair.table.name, progress
-        self._rest = b""
+        self._parts: list[bytes] = []
+        self._size = 0
         self._fields = [
             (number, _VALUE[column.kind])
             for number, column in enumerate(pair.table.columns)
@@ -71,13 +68,22 @@ class _Rows(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        whole, newline, self._rest = (self._rest + data).rpartition(b"\n")
+        """Take a row, as which the driver brings them, or any part of the lines."""
+        self._parts.append(bytes(data))
+        self._size += len(data)
+        if self._size > target.BLOCK:
+            self.flush()
+        return len(data)
+
+    def flush(self) -> None:
+        """Store the whole lines that have come."""
+        whole, newline, rest = b"".join(self._parts).rpartition(b"\n")
+        self._parts, self._size = [rest], len(rest)
         if newline:
             self.digester.add(whole + newline)
             lines = whole.decode().split("\n")
             self._conn.executemany(self._insert, map(self._values, lines))
             self._progress(self._name, len(lines))
-        return len(data)
 
     def _values(self, line: str) -> tuple[Any, ...]:
         fields = line.split("\t")
@@ -95,6 +101,7 @@ def copy_table(
     for chunk in chunks(present, pair.there):
         file = _Rows(conn, pair, progress)
         target.copy_out(present, target.select(chunk), file)
+        file.flush()
         taken[chunk] = file.digester.digest
     return taken
 
@@ -113,13 +120,18 @@ def chunks(present: target.Connection, there: Table) -> list[Chunk]:
     return [Chunk(there, after, last) for after, last in pairwise(ends)]
 
 
+def on_sqlite(chunk: Chunk, pair: Pair) -> Chunk:
+    """The same rows on SQLite."""
+    return replace(chunk, table=pair.table)
+
+
 def different(pair: Pair, conn: sqlite3.Connection, taken: Taken) -> list[Chunk]:
     """The chunks that SQLite doesn't have as PostgreSQL had them."""
     conn.text_factory = str
     return [
         chunk
         for chunk, digest in taken.items()
-        if rows.digest(conn, replace(chunk, table=pair.table)) != digest
+        if rows.digest(conn, on_sqlite(chunk, pair)) != digest
     ]
 
 

@@ -5,12 +5,12 @@ import re
 from server.migration import postgres_tokens
 from server.migration.postgres_catalog import CatalogColumn
 from server.migration.postgres_expressions import Expressions
-from server.migration.postgres_functions import NUMBERS
+from server.migration.postgres_functions import NUMBERS, enclosed
 from server.migration.postgres_types import Typed, is_present
 from server.migration.project_leftovers import Untranslatable
 from server.migration.project_values import quote_text
 from server.migration.tables import Kind
-from server.migration.values import Misfit, canonical
+from server.migration.values import read_time
 
 # What `project_defaults` makes of SQLite's words for the present moment, as PostgreSQL prints it.
 _NOW = "to_char((CURRENT_TIMESTAMP AT TIME ZONE 'UTC'::text), '{}'::text)"
@@ -19,6 +19,7 @@ _PRESENT = {
     _NOW.format("YYYY-MM-DD"): "CURRENT_DATE",
     _NOW.format("HH24:MI:SS"): "CURRENT_TIME",
 }
+_MOMENT = re.compile(r"'(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?\+00)'::timestamp.*")
 _LITERAL = re.compile(r"('(?:[^']|'')*')::[^'()]+(\(\d+\))?[^'()]*", re.DOTALL)
 
 
@@ -36,20 +37,18 @@ def translate_default(column: CatalogColumn, typed: Typed) -> str:
         return ""
     if value.kind is not typed.kind and not {value.kind, typed.kind} <= NUMBERS:
         raise Untranslatable("it is of another type than the column")
-    return value.sql if value.constant and value.sql[0] != "C" else f"({value.sql})"
+    if not value.constant or value.sql.startswith("CAST"):
+        return enclosed(value)
+    return repr(float(value.sql)) if typed.kind is Kind.FLOAT else value.sql
 
 
 def _time(column: CatalogColumn) -> str:
     if is_present(column):
         return "CURRENT_TIMESTAMP"
-    match = _LITERAL.fullmatch(column.default or "")
-    try:
-        moment = canonical(bytearray(match[1][1:-1].encode()), Kind.TIME, None) if match else None
-    except Misfit as misfit:
-        raise Untranslatable(misfit.reason) from misfit
-    if not isinstance(moment, str):
+    match = _MOMENT.fullmatch(column.default or "")
+    if match is None:
         raise Untranslatable("it is computed")
-    return quote_text(moment)
+    return quote_text(read_time(match[1]))
 
 
 def _spelt(sql: str) -> str:

@@ -26,6 +26,11 @@ _KINDS = {
 _UPPER, _LOWER = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ'", "'abcdefghijklmnopqrstuvwxyz'"
 
 
+def enclosed(value: Value) -> str:
+    """The value in parentheses, which every operation has already."""
+    return value.sql if value.sql.startswith("(") else f"({value.sql})"
+
+
 def check_comparable(sign: str, left: Value, right: Value) -> None:
     """Refuse what the two databases would compare in different ways."""
     kinds = {left.kind, right.kind} - {None}
@@ -46,9 +51,16 @@ def _by_bytes(left: Value, right: Value, bytewise: bool) -> bool:
 def common_kind(values: list[Value]) -> Kind | None:
     """The kind of values of which one is the result."""
     kinds = {value.kind for value in values} - {None}
+    if Kind.INTEGER in kinds and all(_is_whole(value) for value in values):
+        # What PostgreSQL sums up is no longer a whole number to it.
+        return Kind.INTEGER
     if len(kinds) > 1:
         raise Untranslatable("its results are of different types")
     return next(iter(kinds), None)
+
+
+def _is_whole(value: Value) -> bool:
+    return value.kind in (Kind.INTEGER, None) or (value.constant and value.sql.isdecimal())
 
 
 def computed(sign: str, left: Value, right: Value) -> Value:
@@ -104,6 +116,8 @@ def _converted(value: Value, kind: Kind, wanted: str) -> Value:
         return Value(f"CAST({value.sql} AS TEXT)", kind, "C")
     if kind is Kind.NUMERIC and value.kind is Kind.INTEGER:
         return Value(value.sql, kind, constant=value.constant)
+    if kind is Kind.FLOAT and value.constant and value.kind in NUMBERS:
+        return Value(_number(value.sql, kind), kind, constant=True)
     if kind is Kind.FLOAT and value.kind in NUMBERS:
         return Value(f"CAST({value.sql} AS REAL)", kind, constant=value.constant)
     raise Untranslatable(f"a cast to {wanted} has no counterpart")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from server.migration import postgres_tokens
 from server.migration.postgres_catalog import CatalogIndex
 from server.migration.postgres_expressions import Expressions
+from server.migration.postgres_functions import enclosed
 from server.migration.postgres_tables import FileTable
 from server.migration.project_leftovers import Leftover, Statement, Untranslatable
 from server.migration.tables import Kind, quote
@@ -30,7 +31,7 @@ def _parts(table: FileTable, index: CatalogIndex) -> Iterator[str]:
         if column is not None:
             sql = quote(table.names[column])
         else:
-            sql = f"({Expressions(postgres_tokens.read(part), table.values).whole().sql})"
+            sql = enclosed(Expressions(postgres_tokens.read(part), table.values).whole())
         yield f"{sql} DESC" if descending else sql
 
 

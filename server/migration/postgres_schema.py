@@ -75,8 +75,13 @@ class _Translation:
         self._catalog = catalog
         self._refused = refused
         self._leftovers: list[Leftover] = []
-        tables = catalog.tables
-        wanted = [each.name for each in (*tables, *catalog.views)]
+        tables = [table for table in catalog.tables if table.columns]
+        self._leftovers += [
+            Leftover("table", table.name, "", "SQLite has no tables without columns.")
+            for table in catalog.tables
+            if not table.columns
+        ]
+        wanted = [table.name for table in tables] + [view.name for view in catalog.views]
         wanted += [index.name for table in tables for index in table.indexes]
         self._names = fitting(wanted)
         self._planned = {
@@ -91,11 +96,12 @@ class _Translation:
         for planned in self._planned.values():
             lines = list(self._accepted(planned, self._lines(planned)))
             create[planned.name] = _create(planned.name, lines)
-            for line in lines:
-                if line.condition and line.leftover:
-                    promises.append(Promise(planned.name, line.condition, line.leftover))
+            promises += [
+                Promise(planned.name, line.condition, line.leftover)
+                for line in lines
+                if line.condition and line.leftover
+            ]
             self._leftovers += planned.leftovers
-            self._leftovers += self._not_computed(planned)
         finish = [*self._indexes(), *self._views()]
         self._leftovers += [*self._renamed(), *self._catalog.others]
         pairs = {planned.name: self._pair(planned) for planned in self._planned.values()}
@@ -110,7 +116,7 @@ class _Translation:
         )
 
     def _lines(self, planned: FileTable) -> Iterator[Line]:
-        yield from planned.lines(self._refused)
+        yield from planned.lines()
         for constraint in planned.source.constraints:
             if constraint.kind == "f":
                 parent = self._planned.get(constraint.parent)
@@ -134,12 +140,6 @@ class _Translation:
             else:
                 yield line
 
-    def _not_computed(self, planned: FileTable) -> Iterator[Leftover]:
-        for name in planned.generated:
-            leftover = planned.generated_leftover(name)
-            if leftover in self._refused:
-                yield leftover.because(self._refused[leftover])
-
     def _pair(self, planned: FileTable) -> Pair:
         keys = tuple(
             ForeignKey(
@@ -150,9 +150,7 @@ class _Translation:
             for key in planned.source.constraints
             if key.kind == "f" and (parent := self._planned.get(key.parent))
         )
-        return Pair(
-            planned.table(keys), planned.there(), planned.sequence, planned.computed(self._refused)
-        )
+        return Pair(planned.table(keys), planned.there(), planned.sequence, planned.computed)
 
     def _indexes(self) -> Iterator[Statement]:
         for planned in self._planned.values():

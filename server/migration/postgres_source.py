@@ -1,21 +1,25 @@
 """A PostgreSQL database at one moment, as the source of the way back."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg2
+
 import database_postgres
-from server.migration import compare, keys, postgres_census, postgres_copy, source, target
-from server.migration.census import Finding, Options
+from server.migration import compare, keys, postgres_copy, source, target
+from server.migration.census import Finding
 from server.migration.master import master_tables
-from server.migration.postgres_copy import Taken
-from server.migration.postgres_schema import FileSchema, Pair, read_postgres_schema
-from server.migration.project_leftovers import Leftover
+from server.migration.postgres_copy import Found
+from server.migration.postgres_schema import Pair
 from server.migration.projects import Project
 from server.migration.snapshot import MASTER, NotAMaster
+from server.migration.tables import quote
 from server.settings import Settings
-from server.storage import migrate
+from server.storage import contract, migrate
+
+Changes = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,15 @@ class Moment:
 def held(conn: target.Connection, name: str) -> Iterator[Moment]:
     """The database as it is now, until the block ends; nothing in it can be written."""
     target.execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    if name != MASTER:
+        # Names of other schemas come with them, those of `public` without.
+        target.execute(conn, "SET LOCAL search_path = public")
     try:
         yield Moment(name, conn, mark(conn))
     finally:
-        if not conn.closed:
-            conn.rollback()
+        # The driver itself knows of no transaction on a connection in autocommit.
+        with suppress(contract.DatabaseError, psycopg2.Error):
+            target.execute(conn, "ROLLBACK")
 
 
 def mark(conn: target.Connection) -> str:
@@ -88,31 +96,17 @@ def missing(project: Project) -> Finding | None:
     return Finding(MASTER, "projects", f"id {project.id}", "db_name", problem, option)
 
 
-def master_pairs(moment: Moment, options: Options) -> tuple[Pair, ...]:
+def master_pairs(moment: Moment) -> tuple[Pair, ...]:
     """The master's tables on both sides."""
-    pairs = []
-    for table in master_tables():
-        found = Pair(table, table, sequence_of(moment, table.name, table.key[0]))
-        pairs.append(_fitting(found, options))
-    return tuple(pairs)
+    return tuple(
+        Pair(table, table, _sequence(moment, table.name, table.key[0])) for table in master_tables()
+    )
 
 
-def sequence_of(moment: Moment, table: str, column: str) -> str:
+def _sequence(moment: Moment, table: str, column: str) -> str:
     """The sequence that gives the column's values, empty without one."""
     sql = "SELECT pg_get_serial_sequence(%s, %s)"
-    return target.value(moment.conn, sql, (f'"{table}"', column)) or ""
-
-
-def project_schema(
-    moment: Moment, options: Options, refused: dict[Leftover, str] | None = None
-) -> FileSchema:
-    """The schema of a project's database for SQLite."""
-    schema = read_postgres_schema(moment.conn, refused)
-    return replace(schema, pairs=tuple(_fitting(pair, options) for pair in schema.pairs))
-
-
-def _fitting(pair: Pair, options: Options) -> Pair:
-    return postgres_census.without_misfits(pair) if options.misfits == "quarantine" else pair
+    return target.value(moment.conn, sql, (quote(table), column)) or ""
 
 
 def highest_ids(moment: Moment, pairs: tuple[Pair, ...]) -> dict[str, int]:
@@ -122,3 +116,17 @@ def highest_ids(moment: Moment, pairs: tuple[Pair, ...]) -> dict[str, int]:
         for pair in pairs
         if pair.sequence
     }
+
+
+def find_changes(moment: Moment, pairs: tuple[Pair, ...], found: Found, file: Path) -> Changes:
+    """The tables that are no longer as they were taken, each with its first such row."""
+    changes = {}
+    for pair in pairs:
+        for chunk, digest in found[pair.table.name].items():
+            if target.digest(moment.conn, chunk) != digest:
+                ours = postgres_copy.on_sqlite(chunk, pair)
+                with source.opened(file) as conn:
+                    rows = compare.differences(moment.name, conn, moment.conn, ours, pair.there)
+                changes[pair.there.name] = rows[0].row
+                break
+    return changes

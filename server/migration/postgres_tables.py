@@ -1,14 +1,14 @@
 """A table of PostgreSQL's for SQLite: its lines in CREATE TABLE, and how its rows are read."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from server.migration import postgres_tokens, target
 from server.migration.postgres_catalog import CatalogColumn, CatalogConstraint, CatalogTable
-from server.migration.postgres_expressions import BYTEWISE, Expressions
 from server.migration.postgres_defaults import translate_default
-from server.migration.postgres_functions import NUMBERS
+from server.migration.postgres_expressions import BYTEWISE, Expressions
+from server.migration.postgres_functions import NUMBERS, enclosed
 from server.migration.postgres_names import fitting
 from server.migration.postgres_types import Typed, find_type
 from server.migration.project_leftovers import Leftover, Untranslatable
@@ -57,18 +57,10 @@ class FileTable:
         """What gives the ids of the rows on PostgreSQL."""
         return (self.numbered.sequence or "") if self.numbered else ""
 
-    def computed(self, refused: Mapping[Leftover, str]) -> frozenset[str]:
+    @property
+    def computed(self) -> frozenset[str]:
         """The columns that SQLite computes, by their names there."""
-        return frozenset(
-            self.names[name]
-            for name in self.generated
-            if self.generated_leftover(name) not in refused
-        )
-
-    def generated_leftover(self, name: str) -> Leftover:
-        """What a generated column becomes when SQLite doesn't compute the same."""
-        column = next(column for column in self.source.columns if column.name == name)
-        return Leftover("generated column", f"{self.source.name}.{name}", column.default or "", "")
+        return frozenset(self.names[name] for name in self.generated)
 
     def listed(self, columns: tuple[str, ...]) -> str:
         """Columns by their names on SQLite, as they stand in parentheses."""
@@ -95,10 +87,10 @@ class FileTable:
         kinds = {self.typed[name].kind for name in self.source.key}
         return () if Kind.NUMERIC in kinds else self.source.key
 
-    def lines(self, refused: Mapping[Leftover, str]) -> Iterator[Line]:
+    def lines(self) -> Iterator[Line]:
         """All lines but the foreign keys."""
         for column in self.source.columns:
-            yield self._column(column, refused)
+            yield self._column(column)
             if self.typed[column.name].declared.startswith("VARCHAR("):
                 yield self._longest(column)
         for constraint in self.source.constraints:
@@ -111,15 +103,15 @@ class FileTable:
             elif constraint.kind == "c" and (line := self._check(constraint)):
                 yield line
 
-    def _column(self, column: CatalogColumn, refused: Mapping[Leftover, str]) -> Line:
+    def _column(self, column: CatalogColumn) -> Line:
         sql = f"{quote(self.names[column.name])} {self.typed[column.name].declared}"
         if self.numbered is column:
             name = quote(self.names[column.name])
             return Line(f"{name} INTEGER PRIMARY KEY AUTOINCREMENT", _COLUMNS)
         if column.not_null:
             sql += " NOT NULL"
-        if self.names[column.name] in self.computed(refused):
-            sql += f" GENERATED ALWAYS AS ({self.generated[column.name]}) STORED"
+        if column.name in self.generated:
+            sql += f" GENERATED ALWAYS AS {self.generated[column.name]} STORED"
         elif default := _default(self.source, column, self.typed[column.name])[0]:
             sql += f" DEFAULT {default}"
         return Line(sql, _COLUMNS)
@@ -132,10 +124,10 @@ class FileTable:
     def _check(self, constraint: CatalogConstraint) -> Line | None:
         try:
             value = Expressions(postgres_tokens.read(constraint.condition or ""), self.values)
-            condition = value.whole().sql
+            condition = enclosed(value.whole())
         except Untranslatable:
             return None
-        sql = f"{_named(self.source, constraint)}CHECK ({condition})"
+        sql = f"{_named(self.source, constraint)}CHECK {condition}"
         return Line(sql, _CHECKS, constraint_leftover(self.source, constraint), condition)
 
     def foreign_key(
@@ -243,7 +235,7 @@ def _generated(
     except Untranslatable as why:
         reason = f"its values move, the expression doesn't: {why}"
         return Leftover("generated column", place, column.default or "", "").because(reason)
-    return value.sql
+    return enclosed(value)
 
 
 def _unchecked(source: CatalogTable, values: dict[str, Value]) -> Iterator[Leftover]:

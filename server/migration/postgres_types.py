@@ -63,7 +63,8 @@ def _by_base(conn: target.Connection, relation: str, column: CatalogColumn) -> T
     if base in ("real", "double precision") and _any(conn, relation, _MINUS_ZERO.format(name)):
         return Typed(Kind.FLOAT, _FLOATS_AS_THEY_ARE, "", "minus zero stays with this type alone")
     if base in _PLAIN:
-        return Typed(*_PLAIN[base])
+        # PostgreSQL computes with `real` in single precision.
+        return Typed(*_PLAIN[base], usable=base != "real")
     if base == "character varying":
         return Typed(Kind.TEXT, column.full.replace("character varying", "VARCHAR"))
     if base == "character":

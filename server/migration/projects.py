@@ -1,6 +1,7 @@
 """A project's database: from its SQLite file to a PostgreSQL database of its own, whole or not."""
 
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,10 +68,50 @@ def verify(project: Project, snapshot: Path) -> list[Difference]:
                 for table, there in zip(schema.tables, schema.targets, strict=True)
             ]
             extra = _tables(present) - {table.name for table in schema.targets}
+            found = [difference for result in results for difference in result.differences]
+            if not found:
+                highest = source.highest_ids(conn, list(schema.tables))
+                for table, there in zip(schema.tables, schema.targets, strict=True):
+                    found += _lost_keys(project, present, there)
+                    found += _lowered(project, present, there, highest.get(table.name, 0))
         finally:
             present.close()
-    found = [difference for result in results for difference in result.differences]
     return found + [_stranger(project, f"has a table {name} of its own") for name in sorted(extra)]
+
+
+def _lost_keys(project: Project, present: target.Connection, table: Table) -> Iterator[Difference]:
+    """Foreign keys that aren't there and could be: what PostgreSQL refuses was left over."""
+    for key in compare.missing_keys(present, table):
+        columns, to = (", ".join(map(quote, names)) for names in (key.columns, key.references))
+        try:
+            with transaction(present):
+                target.execute(
+                    present,
+                    f"ALTER TABLE {quote(table.name)} ADD FOREIGN KEY ({columns}) "
+                    f"REFERENCES {quote(key.table)} ({to})",
+                )
+                raise _NotToStay
+        except target.TargetError:
+            continue
+        except _NotToStay:
+            place = f"the foreign key of {', '.join(key.columns)}"
+            yield Difference(project.db_name, table.name, place, "", "row", None)
+
+
+class _NotToStay(Exception):
+    """Takes back what was only tried."""
+
+
+def _lowered(
+    project: Project, present: target.Connection, table: Table, highest: int
+) -> Iterator[Difference]:
+    """A sequence that would give an id away again."""
+    if table.numbered and target.has_sequence(present, table):
+        following = target.next_id(present, table)
+        if following <= highest:
+            numbers = str(highest + 1), str(following)
+            name = table.key[0]
+            yield Difference(project.db_name, table.name, "the next id", name, *numbers)
 
 
 def compare_table(

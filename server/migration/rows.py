@@ -12,6 +12,7 @@ from server.migration.values import FIELD, NULL, float_bits
 
 CHUNK = 50_000
 LINES = 500  # joined to one block
+BLOCK = 1 << 20  # characters after which one ends before that: images are long
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,15 @@ def blocks(rows: Iterable[tuple[Any, ...]], table: Table, *, bits: bool = False)
     """Lines as COPY takes them, some hundred in a block; with `bits`, floats by their bits."""
     line = _line_maker(table, bits=bits)
     lines: list[str] = []
+    size = 0
     for row in rows:
-        lines.append(line(*row))
-        if len(lines) == LINES:
+        text = line(*row)
+        lines.append(text)
+        size += len(text)
+        if len(lines) == LINES or size > BLOCK:
             yield "".join(lines).encode()
             lines.clear()
+            size = 0
     if lines:
         yield "".join(lines).encode()
 

@@ -212,8 +212,9 @@ def next_id(conn: Connection, table: Table) -> int:
     """The id that the next row would get."""
     sequence = "SELECT pg_get_serial_sequence(%s, %s)"
     name = value(conn, sequence, (quote(table.name), table.key[0]))
-    state = f"SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END FROM {name}"
-    return int(value(conn, state))
+    # The last of all ids has none after it that PostgreSQL could compute.
+    ((last, called),) = rows(conn, f"SELECT last_value, is_called FROM {name}")
+    return int(last) + bool(called)
 
 
 def owns(conn: Connection, table: Table) -> bool:

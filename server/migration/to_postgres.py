@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
@@ -344,7 +345,9 @@ class Run:
         """The projects to make; one that both sides have must have the same database on both."""
         for ours, theirs in folder.read()["kept"].items():
             path = folder.database(ours)
-            if path.exists() and database_postgres.project_database_exists(theirs):
+            there = path.exists() and database_postgres.project_database_exists(theirs)
+            # One that nobody has written to since it was copied has nothing to bring home.
+            if there and not self._is_as_copied(folder, ours):
                 self.report.differences += projects.verify(Project(0, "", theirs), path)
         if self.report.differences:
             raise Stop(
@@ -353,6 +356,12 @@ class Run:
             )
         new = snapshot.read_projects(folder.database(MASTER))
         return [project for project in new if folder.database(project.db_name).exists()]
+
+    def _is_as_copied(self, folder: Folder, name: str) -> bool:
+        """Whether the file is, byte for byte, what an earlier run has copied."""
+        ours = folder.backup / f"{name}.sqlite3"
+        earlier = [before.backup / ours.name for before in self.bases if before.path != folder.path]
+        return any(path.exists() and cmp(path, ours, shallow=False) for path in earlier)
 
     def _tell_table(self, name: str, count: int, state: str) -> None:
         self.report.tables.append({"name": name, "rows": count, "state": state})
@@ -424,34 +433,20 @@ class Run:
                 name = result.project.db_name
                 if result.action != "equal":
                     projects.copy(result, folder.database(name), lambda name, count: None)
-                    self._keep_leftovers(folder, result)
+                    folder.keep_leftovers(name, result.leftovers)
                 state = {"copy": "copied", "replace": "made anew", "equal": "equal already"}
                 self._tell_project(result, folder, state[result.action])
                 bar.advance(bar.task_ids[0])
         # What a run that was killed has left half made.
         database_postgres.sweep_project_databases()
 
-    def _keep_leftovers(self, folder: Folder, result: ProjectResult) -> None:
-        if not result.leftovers:
-            return
-        folder.leftovers.mkdir(exist_ok=True)
-        texts = (
-            f"-- {leftover.kind} {leftover.name}: {leftover.reason}\n{leftover.sql};\n"
-            for leftover in result.leftovers
-        )
-        path = folder.leftovers / f"{result.project.db_name}.sql"
-        path.write_text("\n".join(texts), "utf-8")
-
     def _prove(self, conn: target.Connection, folder: Folder, active: list[Project]) -> None:
         """Compare everything with what PostgreSQL holds now."""
         self.screen.say("Comparing both sides")
         taken = getattr(self, "taken", {})
         with source.opened(folder.database(MASTER)) as held:
-            tables = master_tables()
-            highest = source.highest_ids(held, tables)
-            for table in tables:
+            for table in master_tables():
                 result = self._prove_table(conn, held, table, taken)
-                result.problems += _sequence_problems(conn, table, highest)
                 self.report.differences += result.differences
                 self.report.problems += result.problems
                 state = "equal" if result.equal else "different"
@@ -479,8 +474,9 @@ class Run:
         result = compare.compare_table(MASTER, held, conn, table, whole)
         result.problems += [
             f"{table.name}: {problem}"
-            for problem in [*compare.orphans(conn, table), *compare.missing_keys(conn, table)]
+            for problem in [*compare.orphans(conn, table), *_missing_keys(conn, table)]
         ]
+        result.problems += _sequence_problems(conn, table, source.highest_ids(held, [table]))
         return result
 
     def _prove_projects(self, folder: Folder, active: list[Project]) -> None:
@@ -498,6 +494,13 @@ class Run:
 def _state(folder: Folder) -> tuple[str, str]:
     state = folder.read()
     return state["state"], state["options"]
+
+
+def _missing_keys(conn: target.Connection, table: Table) -> list[str]:
+    return [
+        f"the foreign key of {', '.join(key.columns)} is missing"
+        for key in compare.missing_keys(conn, table)
+    ]
 
 
 def _sequence_problems(conn: target.Connection, table: Table, highest: dict[str, int]) -> list[str]:

@@ -241,6 +241,12 @@ def _field_time(value: Any) -> str:
     return f"{value[:26].rstrip('0').rstrip('.')}+00"
 
 
+def read_time(field: str) -> str:
+    """What `_field_time` was made of: a time as the service spells it in SQLite."""
+    moment, _, fraction = field.removesuffix("+00").partition(".")
+    return f"{moment}.{fraction:0<6}+00:00"
+
+
 def _field_numeric(value: Any) -> str:
     return format(Decimal(value if isinstance(value, str) else repr(value)), "f")
 

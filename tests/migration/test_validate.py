@@ -4,12 +4,18 @@ import json
 import struct
 from typing import Any
 
+from server.migration import compare, source
 from server.migration.master import master_tables
 from server.migration.tables import Column, Kind, Table, quote
 from tests.migration.moving import Move
 from tests.migration.sources import ODD, TIME
 from tests.migration.test_again import project_of
 
+# What would not let any value be put in.
+CHECKS = """
+ALTER TABLE projects DROP CONSTRAINT projects_status_check;
+ALTER TABLE messages DROP CONSTRAINT messages_role_check, DROP CONSTRAINT messages_status_check;
+"""
 # Another value of the kind, for whatever stands there.
 OTHER = {
     Kind.INTEGER: "coalesce({0}, 0) - 1",
@@ -33,11 +39,7 @@ def flip(table: Table, column: Column) -> str:
 
 
 def test_a_flipped_value_is_found_in_any_column(move: Move) -> None:
-    """One value in one column of one row is enough, and is named; NULL and '' differ as well.
-
-    Each column is flipped by itself on a target where all columns of the tables before it are
-    right, so that nothing hides behind another difference.
-    """
+    """One value in one column of one row is enough, and is named."""
     assert move.call().code == 0
     flipped = {}
     with move.target() as conn, conn.cursor() as cursor:
@@ -45,6 +47,7 @@ def test_a_flipped_value_is_found_in_any_column(move: Move) -> None:
             for column in table.columns:
                 cursor.execute("SET session_replication_role = replica")
                 cursor.execute("BEGIN")
+                cursor.execute(CHECKS)
                 cursor.execute(flip(table, column))
                 assert cursor.rowcount == 1
                 flipped[table.name, column.name] = differs(move, conn, table)
@@ -57,8 +60,6 @@ def test_a_flipped_value_is_found_in_any_column(move: Move) -> None:
 
 def differs(move: Move, conn: Any, table: Table) -> set[str]:
     """The columns in which the comparison finds a difference, inside the open transaction."""
-    from server.migration import compare, source  # noqa: PLC0415
-
     with source.opened(move.path) as held:
         result = compare.compare_table("master", held, conn, table, {})
     return {each.column for each in result.differences}
@@ -85,7 +86,6 @@ def test_the_command_names_table_row_and_column(move: Move) -> None:
         (name, "tags", "label , amount 2.5", ""),
     }
     assert (move.dump(), move.dump(name)) == before
-    assert not list(move.backups.glob("*/backup/*.sqlite3"))[1:2] or move.backups.exists()
 
 
 def test_keys_sequences_and_databases(move: Move) -> None:
@@ -102,8 +102,10 @@ def test_keys_sequences_and_databases(move: Move) -> None:
     assert set(outcome.report["problems"]) == {
         "images: the foreign key of message_id is missing",
         "messages: the next id is 40, and 40 was given away",
-        f"{name}.goods: the foreign key of parent is missing",
-        f"{name}.goods: the next id is 3, and 20 was given away",
+    }
+    assert outcome.differences() == {
+        (name, "goods", "the foreign key of parent", ""),
+        (name, "goods", "the next id", "id"),
     }
     move.ask(f"DROP DATABASE {name}", name="postgres")
     problems = move.call(validate_only=True).report["problems"]

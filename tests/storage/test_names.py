@@ -45,6 +45,7 @@ def test_a_name_is_refused_or_safe(project: str) -> None:
 
 
 @given(TEXT, TEXT, TEXT)
+@example("amazon", "books_db", MASTER)
 def test_the_guard_lets_pass_only_the_projects_own(project: str, db_name: str, master: str) -> None:
     """Whatever the three names are: passing means well-formed, unprotected and derived."""
     allowed, reason = names.validate_deletion(project, db_name, master)
