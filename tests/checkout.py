@@ -9,13 +9,8 @@ from pathlib import Path
 
 from tests.service import ROOT, environment
 
-# Imports first and waits for a line, so that several can be let go at the same moment. Warnings
-# would stand between the lines that it prints: nobody has told them where to go.
-_START = """import logging, sys, database_adapter
-logging.disable(logging.WARNING)
-print('ready', flush=True)
-sys.stdin.readline()
-"""
+# Imports first and waits for a line, so that several can be let go at the same moment.
+_START = "import sys, database_adapter; print('ready', flush=True); sys.stdin.readline()\n"
 
 
 def copy(folder: Path) -> Path:

@@ -32,10 +32,13 @@ def defined(file: str) -> set[str]:
 
 
 def test_every_row_names_a_test() -> None:
-    """A row of a table without a test is a claim."""
-    rows = [line for line in DOCUMENT.read_text("utf-8").splitlines() if line.startswith("| ")]
-    claims = [row for row in rows if not NAME.search(row) and not row.endswith("| test |")]
-    assert claims == []
+    """A row of a table without a test is a claim; only the soak's figures are measured instead."""
+    tables = re.findall(r"(?:^\|.*\n)+", DOCUMENT.read_text("utf-8"), re.MULTILINE)
+    assert len(tables) > 10
+    figures = [table for table in tables if not table.splitlines()[0].endswith("| test |")]
+    assert [table.splitlines()[0] for table in figures] == ["| | SQLite | PostgreSQL |"]
+    rows = [row for table in tables if table not in figures for row in table.splitlines()[2:]]
+    assert [row for row in rows if not NAME.search(row)] == []
 
 
 def test_every_named_test_exists() -> None:

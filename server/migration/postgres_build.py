@@ -36,7 +36,7 @@ def build_master(path: Path, moment: Moment, pairs: tuple[Pair, ...], progress: 
             conn.execute(f'DELETE FROM "{pair.table.name}"')
         conn.execute("DELETE FROM sqlite_sequence")
         taken = _fill(conn, moment, pairs, progress)
-    _prove(path, moment, pairs, taken)
+    prove(path, moment, pairs, taken)
     return taken
 
 
@@ -61,7 +61,7 @@ def _fill(
     return taken
 
 
-def _prove(path: Path, moment: Moment, pairs: tuple[Pair, ...], taken: Found) -> None:
+def prove(path: Path, moment: Moment, pairs: tuple[Pair, ...], taken: Found) -> None:
     """Compare the digests of what PostgreSQL said with those of what the file holds."""
     with source.opened(path) as conn:
         for pair in pairs:
@@ -104,7 +104,7 @@ def build_project(
         if not broken:
             break
         refused |= broken
-    _prove(path, moment, pairs, found)
+    prove(path, moment, pairs, found)
     return Built(found, leftovers)
 
 

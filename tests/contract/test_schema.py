@@ -11,6 +11,8 @@ from tests import checkout
 from tests.conftest import with_settings, without_settings
 
 INIT = """
+import logging
+logging.disable(logging.WARNING)  # of the role, which owns the master here
 from server.storage.contract import DatabaseError
 try:
     database_adapter.init_schema()

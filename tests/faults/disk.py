@@ -1,5 +1,6 @@
 """A disk of a few megabytes for a PostgreSQL that shall fill it."""
 
+import errno
 import os
 import subprocess
 import tempfile
@@ -34,9 +35,17 @@ class Disk:
     def fill(self, leave: int = 0) -> None:
         """Leave so many bytes free, or fewer."""
         with (self.root / "ballast").open("r+b") as file:
-            known = os.fstatvfs(file.fileno())
-            size = os.fstat(file.fileno()).st_size + known.f_bavail * known.f_bsize - leave
-            os.posix_fallocate(file.fileno(), 0, size)
+            while True:
+                known = os.fstatvfs(file.fileno())
+                size = os.fstat(file.fileno()).st_size + known.f_bavail * known.f_bsize - leave
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                except OSError as error:
+                    # Somebody else took some of it meanwhile.
+                    if error.errno != errno.ENOSPC:
+                        raise
+                else:
+                    return
 
     def clear(self) -> None:
         """Give the room back."""

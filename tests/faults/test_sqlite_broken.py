@@ -252,7 +252,7 @@ def test_a_read_only_master(folder: Path, tmp_path: Path) -> None:
                 list(pool.map(lambda _: Api(service, api.token).get("/projects"), range(100)))
                 assert many() <= {201, 503}
                 assert api.get("/projects").status_code == 200
-            wait_until(lambda: many() == {201}, 10, "a pool that writes")
+            wait_until(lambda: many(200) == {201}, 20, "a pool that writes")
             assert many(200) == {201}
         service.stop()
         with read_only(folder):

@@ -11,7 +11,7 @@ import pytest
 
 import database
 from server.migration import target as at_target
-from server.migration.postgres_build import build_project
+from server.migration.postgres_build import Differs, build_project, prove
 from server.migration.postgres_schema import read_postgres_schema
 from server.migration.postgres_source import held
 from server.migration.project_leftovers import Leftover
@@ -73,12 +73,25 @@ def move(conn: at_target.Connection, script: str, path: Path) -> Moved:
         entries = made.execute("SELECT type, name, sql FROM sqlite_master WHERE sql <> ''")
         found = [entry for entry in entries if not entry[1].startswith("sqlite_")]
         for kind, name, sql in found:
+            if kind == "table":
+                assert made.execute(f"SELECT count(*) FROM {quote(name)}").fetchone() == (
+                    own_rows(conn, name),
+                )
             if kind == "view" and at_target.value(conn, "SELECT to_regclass(%s)", (quote(name),)):
                 order = list if "ORDER" in sql else set
                 rows = at_target.rows(conn, f"SELECT * FROM {quote(name)}")
                 assert order(made.execute(f"SELECT * FROM {quote(name)}")) == order(rows), sql
     lines = [shortened(sql) for _, _, sql in found]
     return Moved(lines, sorted(shortened(f"{x.kind} {x.name}: {x.sql}") for x in leftovers))
+
+
+def own_rows(conn: at_target.Connection, name: str) -> int:
+    """How many rows are in the table itself, or its partitions; none where it has another name."""
+    kind = at_target.value(
+        conn, "SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%s)", (quote(name),)
+    )
+    only = "ONLY " if kind == "r" else ""
+    return int(at_target.value(conn, f"SELECT count(*) FROM {only}{quote(name)}")) if kind else 0
 
 
 def shortened(text: str) -> str:
@@ -163,3 +176,33 @@ def test_a_template_comes_as_the_service_makes_it(
     ours = described(tmp_path / "project_databases" / "own_db.sqlite3")
     assert described(tmp_path / "back.sqlite3") == ours
     assert len(ours) == 3 or number
+
+
+def test_the_proof_sees_every_value(source: at_target.Connection, tmp_path: Path) -> None:
+    """A value that isn't the one that PostgreSQL gave is named: table, row and column."""
+    fill(
+        source,
+        "CREATE TABLE t (id int PRIMARY KEY, i int, k boolean, f float8, n numeric, s text, "
+        "j json, at timestamptz, b bytea); INSERT INTO t VALUES "
+        "(1, 2, true, 0.1, 1.5, '', '{}', '2026-01-01 00:00+00', '\\x00')",
+    )
+    spoilt = {"i": 3, "k": 0, "f": 0.2, "n": 1.25, "s": None, "j": "{ }", "b": b""}
+    spoilt["at"] = "2026-01-01 00:00:00.000001+00:00"
+    path = tmp_path / "made.sqlite3"
+    with held(source, DATABASE) as moment:
+        pairs = read_postgres_schema(source).pairs
+        found = build_project(path, moment, pairs, {}, lambda name, count: None).found
+        with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+            for column, value in spoilt.items():
+                (before,) = conn.execute(f"SELECT {column} FROM t").fetchone()
+                conn.execute(f"UPDATE t SET {column} = ?", (value,))
+                with pytest.raises(Differs) as caught:
+                    prove(path, moment, pairs, found)
+                assert [(d.table, d.row, d.column) for d in caught.value.found] == [
+                    ("t", "id 1", column)
+                ]
+                conn.execute(f"UPDATE t SET {column} = ?", (before,))
+            prove(path, moment, pairs, found)
+            conn.execute("DELETE FROM t")
+            with pytest.raises(Differs):
+                prove(path, moment, pairs, found)

@@ -25,6 +25,7 @@ from server.migration.master import master_tables
 from server.migration.report import Report, Screen
 from server.migration.to_postgres import Request
 from server.migration.to_sqlite import WayBack
+from server.storage import migrate
 from tests import postgres
 from tests.conftest import with_settings, without_settings
 from tests.migration.moving import Move, Outcome
@@ -140,7 +141,7 @@ def writing(conn: Any, *statements: str) -> Iterator[None]:
 
     def write() -> None:
         with conn.cursor() as cursor:
-            while not ended.wait(0.005):
+            while not ended.wait(0.001):
                 for statement in statements:
                     cursor.execute(statement)
 
@@ -391,17 +392,23 @@ def test_two_at_once(gone: Move, tmp_path: Path) -> None:
 def test_a_write_meanwhile_is_named(gone: Move) -> None:
     """The files are of one moment; that there was a later one is told, with table and row."""
     name = project_of(gone)
-    log = f"INSERT INTO audit_log (at, action, target, outcome) VALUES ('{TIME}', 'a', 'b', 'c')"
+    # Sent at once they are one transaction, of the first table that is read and of the last.
+    both = f"""
+        INSERT INTO auth_attempts (kind, account, address, pending, at)
+            VALUES ('a', 'b', 'c', TRUE, '{TIME}');
+        INSERT INTO imported_messages (session_id, source_id, user_id, digest)
+            VALUES (9, gen_random_uuid()::text, 3, 'd')
+    """
+    price = "UPDATE goods SET price = price + 1 WHERE id = 1"
     with gone.target() as conn, gone.target(name) as project:
-        with (
-            writing(conn, log),
-            writing(project, "UPDATE goods SET price = price + 1 WHERE id = 1"),
-        ):
+        with writing(conn, both), writing(project, price):
             outcome = bring(gone)
         assert outcome.code == 5
         changed = outcome.report["changed"]
-        assert set(changed) == {"audit_log", f"{name}.goods"}
+        assert set(changed) == {"auth_attempts", "imported_messages", f"{name}.goods"}
         assert changed[f"{name}.goods"] == "id 1"
+        found = contents(gone.path)
+        assert len(found["auth_attempts"]) + 1 == len(found["imported_messages"])
         # Run again after that, it brings what has changed.
         assert bring(gone).code == 0
 
@@ -417,6 +424,7 @@ def test_others_may_write_to_their_own(gone: Move, postgres_server: postgres.Ser
             cursor.execute("DROP TABLE busy")
 
 
+NEWEST = next(step for step in migrate.steps("postgresql") if step.name == "0007_imports")
 # What spoils the master, what mends it, and how the way back ends meanwhile.
 SPOILT = (
     (
@@ -425,10 +433,8 @@ SPOILT = (
         2,
     ),
     (
-        "CREATE TABLE kept AS SELECT * FROM schema_migrations; DELETE FROM schema_migrations "
-        "WHERE name = '0007_imports'",
-        "INSERT INTO schema_migrations SELECT * FROM kept WHERE name = '0007_imports'; "
-        "DROP TABLE kept",
+        "DELETE FROM schema_migrations WHERE name = '0007_imports'",
+        f"INSERT INTO schema_migrations VALUES ('0007_imports', '{NEWEST.checksum}', '')",
         3,
     ),
     ("CREATE TABLE unfinished_migration (id int)", "DROP TABLE unfinished_migration", 2),
@@ -458,7 +464,8 @@ def test_merging_goes_one_way(gone: Move) -> None:
     assert "--merge" in outcome.report["result"]
 
 
-# Starts runs without starting Python each time, and kills each after the seconds that it reads.
+# Starts runs without starting Python each time. Kills each after the seconds that it reads, and
+# after 0 when the first of the files has been put in place.
 KILLER = """
 import os, signal, sys, time
 from pathlib import Path
@@ -466,14 +473,22 @@ from server.migration.census import Options
 from server.migration.report import Report, Screen
 from server.migration.to_postgres import Request
 from server.migration.to_sqlite import WayBack
+
+def places():
+    return [os.stat(path).st_ino if os.path.exists(path) else 0 for path in sys.argv[2:]]
+
 for line in sys.stdin:
+    before, seconds = places(), float(line)
     child = os.fork()
     if child == 0:
         request = Request(Path(sys.argv[1]), Options())
         os._exit(WayBack(request, Screen(quiet=True), Report("")).go().exit)
-    time.sleep(float(line))
-    os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
+    ended = 0
+    while not seconds and places() == before and not ended:
+        ended = os.waitpid(child, os.WNOHANG)[0]
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL) if not ended else None
+    status = 0 if ended else os.waitpid(child, 0)[1]
     print(os.waitstatus_to_exitcode(status), flush=True)
 """
 
@@ -485,7 +500,7 @@ def test_killed_at_any_moment(gone: Move) -> None:
     name = project_of(gone)
     gone.ask("INSERT INTO goods (name) SELECT 'n' || n FROM generate_series(1, 9000) n", name=name)
     killer = subprocess.Popen(
-        [sys.executable, "-c", KILLER, str(gone.backups)],
+        [sys.executable, "-c", KILLER, gone.backups, gone.path, gone.file(name)],
         cwd=ROOT,
         env=environment(gone.settings),
         stdin=subprocess.PIPE,
@@ -500,7 +515,7 @@ def test_killed_at_any_moment(gone: Move) -> None:
             # Both files change each time, so that there is something to put in place.
             gone.ask("UPDATE users SET name = %s WHERE id = 7", str(number))
             gone.ask("UPDATE goods SET name = %s WHERE id = 1", str(number), name=name)
-            killer.stdin.write(f"{random.uniform(0.02, 0.5)}\n")
+            killer.stdin.write(f"{random.uniform(0.02, 0.5) if number % 2 else 0}\n")
             killer.stdin.flush()
             killed += killer.stdout.readline().strip() == "-9"
             users, goods = (
