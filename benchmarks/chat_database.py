@@ -75,7 +75,7 @@ def rows(users: int, projects: int, sessions: int, messages: int) -> Iterator[tu
         )
     contents = [text(random_, random_.choice((60, 200, 600, 800, 1700))) for _ in range(5000)]
     for n in range(1, messages + 1):
-        session = random_.randrange(sessions // 20) + 1 if n % 2 else n % sessions + 1
+        session = random_.randrange(max(sessions // 20, 1)) + 1 if n % 2 else n % sessions + 1
         user = (session % projects + 1) % users + 1
         role = "assistant" if n % 2 else "user"
         tokens = (n % 900, n % 700) if n % 2 else (None, None)
