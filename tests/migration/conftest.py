@@ -13,6 +13,14 @@ from tests.migration.sources import Told, make_by_hand, make_by_service
 from tests.service import new_name
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    """A server of these tests' own: sources name projects that other tests have as well."""
+    with postgres.Server(postgres.find_binaries()[-1]) as server:
+        yield server
+        server.kill()
+
+
 @pytest.fixture
 def target(postgres_server: postgres.Server) -> Iterator[dict[str, str]]:
     """The settings that name a fresh master, which goes with its projects' databases."""
