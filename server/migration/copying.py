@@ -28,12 +28,12 @@ _UNESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", 
 
 @dataclass
 class Work:
-    """What is to be done with one table."""
+    """What is to be done with one table; `digests` are the source's of what is there by then."""
 
     table: Table
     bulk: list[Chunk] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
-    equal: dict[Chunk, Digest] = field(default_factory=dict)
+    digests: dict[Chunk, Digest] = field(default_factory=dict)
 
     @property
     def strangers(self) -> list[Difference]:
@@ -73,7 +73,7 @@ def survey(  # noqa: PLR0917
         ours = rows.digest(source, chunk)
         progress(table.name, ours.rows)
         if ours == theirs:
-            work.equal[chunk] = ours
+            work.digests[chunk] = ours
         else:
             found = plan(
                 chunk,

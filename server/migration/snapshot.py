@@ -182,7 +182,7 @@ def settle(folder: Folder, names: list[str], options: Options) -> Settled:
     return whole
 
 
-def find_changes(found: Source, folder: Folder, projects: list[Project]) -> dict[str, str]:
+def find_changes(found: Source, folder: Folder) -> dict[str, str]:
     """What has been written to the source since, by table, with the first row."""
     marks = folder.read()["marks"]
     changes = {}

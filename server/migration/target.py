@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Self
 
 import psycopg2
@@ -52,7 +52,16 @@ def connect(settings: Settings, dbname: str, admin_url: str = "") -> Connection:
     return conn
 
 
-def become_owner(conn: Connection, role: str) -> None:
+@contextmanager
+def opened(settings: Settings, admin_url: str) -> Iterator[Connection]:
+    """The master, as the owner of its tables where a superuser's URL lets us."""
+    with closing(connect(settings, settings.db_name, admin_url)) as conn:
+        if admin_url:
+            _become_owner(conn, settings.db_user)
+        yield conn
+
+
+def _become_owner(conn: Connection, role: str) -> None:
     """Act as the role that owns the tables, where the recipe made one."""
     owner = roles.owner(role)
     if value(conn, "SELECT 1 FROM pg_roles WHERE rolname = %s", (owner,)):

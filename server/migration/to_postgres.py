@@ -2,12 +2,10 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from filecmp import cmp
 from pathlib import Path
-from typing import Any
 
 import database_postgres
 from server.migration import (
@@ -15,7 +13,6 @@ from server.migration import (
     keys,
     merging,
     projects,
-    rows,
     snapshot,
     source,
     strangers,
@@ -67,12 +64,14 @@ class Run:
     screen: Screen
     report: Report
     settings: Settings = field(default_factory=get_settings)
+    # The source's digests, taken on the way, of tables that need none taken again.
+    taken: dict[str, dict[Chunk, Digest]] = field(default_factory=dict)
 
     def go(self) -> Report:
         """Do what was asked for; the report has the exit code, whatever happens."""
         started = time.monotonic()
         try:
-            with self._connected() as conn, target.Lock(conn):
+            with target.opened(self.settings, self.request.admin_url) as conn, target.Lock(conn):
                 self._go(conn)
         except Stop as stop:
             self.report.exit, self.report.result = stop.code, stop.result
@@ -97,14 +96,6 @@ class Run:
             # Nothing was written, so nobody needs a backup; a large one for each attempt.
             folder.remove_databases()
         write(self.report, folder.path / "report.json")
-
-    @contextmanager
-    def _connected(self) -> Iterator[target.Connection]:
-        conn = target.connect(self.settings, self.settings.db_name, self.request.admin_url)
-        with closing(conn):
-            if self.request.admin_url:
-                target.become_owner(conn, self.settings.db_user)
-            yield conn
 
     def _go(self, conn: target.Connection) -> None:
         found = Source(self.settings.db_path, self.settings.project_databases)
@@ -181,7 +172,7 @@ class Run:
                 self._prove(conn, folder, active)
         if self.request.dry_run:
             return
-        self.report.changed = snapshot.find_changes(found, folder, active)
+        self.report.changed = snapshot.find_changes(found, folder)
         if self.report.changed:
             raise Stop(
                 Exit.CHANGED,
@@ -386,7 +377,6 @@ class Run:
         if len(works) < len(master_tables()):
             works, _ = self._survey(conn, folder, [])
         folder.write(state="copying")
-        self.taken: dict[Chunk, Digest] = {}
         with source.opened(folder.database(MASTER)) as held:
             self._copy_tables(conn, held, works)
             highest = source.highest_ids(held, [work.table for work in works])
@@ -415,12 +405,13 @@ class Run:
             task = bar.task_ids[0]
             for work in bulk:
                 for chunk in work.bulk:
-                    self.taken[chunk] = copy_chunk(
+                    work.digests[chunk] = copy_chunk(
                         chunk,
                         held,
                         conn,
                         lambda name, count: bar.update(task, description=name, advance=count),
                     )
+        self.taken = {work.table.name: work.digests for work in works if not work.plans}
         self.screen.say("Making indexes and foreign keys")
         keys.bring_back(conn)
         for table in tables:
@@ -443,10 +434,9 @@ class Run:
     def _prove(self, conn: target.Connection, folder: Folder, active: list[Project]) -> None:
         """Compare everything with what PostgreSQL holds now."""
         self.screen.say("Comparing both sides")
-        taken = getattr(self, "taken", {})
         with source.opened(folder.database(MASTER)) as held:
             for table in master_tables():
-                result = self._prove_table(conn, held, table, taken)
+                result = self._prove_table(conn, held, table)
                 self.report.differences += result.differences
                 self.report.problems += result.problems
                 state = "equal" if result.equal else "different"
@@ -463,15 +453,13 @@ class Run:
         conn: target.Connection,
         held: sqlite3.Connection,
         table: Table,
-        taken: dict[Chunk, Digest],
     ) -> TableResult:
         if not self._exists(conn, table):
             result = TableResult(MASTER, table.name, 0, 0)
             result.problems.append(f"{table.name} isn't there")
             return result
-        chunks = {chunk: digest for chunk, digest in taken.items() if chunk.table == table}
-        whole = chunks if len(chunks) == len(rows.chunks(held, table)) else {}
-        result = compare.compare_table(MASTER, held, conn, table, whole)
+        known = self.taken.get(table.name, {})
+        result = compare.compare_table(MASTER, held, conn, table, known)
         result.problems += [
             f"{table.name}: {problem}"
             for problem in [*compare.orphans(conn, table), *_missing_keys(conn, table)]
@@ -517,8 +505,3 @@ def _count(conn: sqlite3.Connection, tables: list[Table]) -> int:
         conn.execute(f"SELECT count(*) FROM {quote(table.name)}").fetchone() for table in tables
     )
     return sum(int(row[0]) for row in counts)
-
-
-def run(request: Request, screen: Screen, command: str) -> dict[str, Any]:
-    """Run it; the report as a dictionary."""
-    return Run(request, screen, Report(command)).go().as_dict()

@@ -2,8 +2,6 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,7 @@ class WayBack:
         started = time.monotonic()
         report = self.report
         try:
-            with self._connected() as conn, target.Lock(conn):
+            with target.opened(self.settings, self.request.admin_url) as conn, target.Lock(conn):
                 self._go(conn)
         except Stop as stop:
             report.exit, report.result = stop.code, stop.result
@@ -53,14 +51,6 @@ class WayBack:
         if report.folder:
             write(report, Path(report.folder) / "report.json")
         return report
-
-    @contextmanager
-    def _connected(self) -> Iterator[target.Connection]:
-        conn = target.connect(self.settings, self.settings.db_name, self.request.admin_url)
-        with closing(conn):
-            if self.request.admin_url:
-                target.become_owner(conn, self.settings.db_user)
-            yield conn
 
     @property
     def _reading(self) -> bool:
