@@ -72,8 +72,7 @@ class World:
     def mend(self) -> None:
         """What the next start does, in a fresh process, as long as it finds something to do."""
         deadline = time.monotonic() + 10
-        while consistency.check() or half_made():
-            # The server may still be at the statement of the process that was killed.
+        while server_is_at_it() or consistency.check() or half_made():
             assert time.monotonic() < deadline, everything()
             age_half_made()
             assert self.crashing.run("mend").error is None
@@ -159,6 +158,19 @@ def everything() -> set[str]:
             "AND datname <> current_database()",
         )
     return {row["datname"] for row in rows}
+
+
+def server_is_at_it() -> bool:
+    """Whether the server is still at a statement of a process that was killed; a COMMIT, say."""
+    if not get_settings().postgres:
+        return False
+    with database_adapter.read_db() as conn:
+        rows = fetch_all(
+            conn,
+            "SELECT pid FROM pg_stat_activity WHERE usename = current_user "
+            "AND pid <> pg_backend_pid() AND state <> 'idle'",
+        )
+    return bool(rows)
 
 
 def half_made() -> list[str]:
