@@ -6,6 +6,9 @@
 Each round copies the same file into fresh databases of one server at default durability: by
 migrate_to_postgres.py, and by pgloader (where it is installed), in turns. Prints medians as JSON.
 
+`copy` is what pgloader does too: rows, indexes, foreign keys, sequences. `all` is the whole command:
+snapshot and backup, census of every value, copy, proof of every row, report.
+
 pgloader gets help: fewer rows prefetched, since with its default it runs out of memory, and a copy
 of the file without the index on `lower(email)`, on which it crashes.
 """
@@ -50,10 +53,10 @@ def ours(server: postgres.Server, source: Path, folder: Path) -> dict[str, float
     env = environment({**master, "DB_PATH": str(source)})
     command = [sys.executable, "migrate_to_postgres.py", "--json", "--missing-databases", "skip"]
     seconds, memory, text = measured([*command, "--backup-dir", str(folder)], env)
-    proof = json.loads(text)["phases"]["proof"]
+    phases = json.loads(text)["phases"]
     postgres.drop_master(server, master)
     shutil.rmtree(folder)
-    return {"copied": seconds - proof, "proven": seconds, "memory": memory}
+    return {**phases, "all": seconds, "memory": memory}
 
 
 def pgloader(server: postgres.Server, source: Path) -> dict[str, float]:
@@ -64,7 +67,7 @@ def pgloader(server: postgres.Server, source: Path) -> dict[str, float]:
     url = f"pgsql://{server.superuser}:{server.password}@{server.host}:{server.port}/loaded"
     command = ["pgloader", "--with", "prefetch rows = 10000", f"sqlite://{source}", url]
     seconds, memory, _ = measured(command, environment({}))
-    return {"copied": seconds, "memory": memory}
+    return {"all": seconds, "memory": memory}
 
 
 def median(rounds: list[dict[str, float]], name: str) -> float:
@@ -111,18 +114,18 @@ def result(
         "messages": messages,
         "file_mb": round(size / 1e6),
         "postgresql": version,
-        "copied_s": round(median(mine, "copied"), 1),
-        "copied_and_proven_s": round(median(mine, "proven"), 1),
+        "copy_s": round(median(mine, "copy"), 1),
+        "all_s": round(median(mine, "all"), 1),
         "memory_mb": round(median(mine, "memory") / 1024),
         "rounds": rounds,
     }
     if theirs:
-        seconds = median(theirs, "copied")
+        seconds = median(theirs, "all")
         found |= {
             "pgloader_s": round(seconds, 1),
             "pgloader_memory_mb": round(median(theirs, "memory") / 1024),
-            "times_pgloader": round(seconds / median(mine, "copied"), 2),
-            "times_pgloader_proven": round(seconds / median(mine, "proven"), 2),
+            "copy_times_pgloader": round(seconds / median(mine, "copy"), 2),
+            "all_times_pgloader": round(seconds / median(mine, "all"), 2),
         }
     return found
 

@@ -11,8 +11,7 @@ from server.migration.tables import Kind, Table, quote
 from server.migration.values import FIELD, NULL, float_bits
 
 CHUNK = 50_000
-LINES = 500  # joined to one block
-BLOCK = 1 << 20  # characters after which one ends before that: images are long
+BLOCK = 1 << 16  # bytes after which a block of lines ends: few enough to stay in the cache
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,13 @@ def chunks(conn: sqlite3.Connection, table: Table) -> list[Chunk]:
     if not table.numbered:
         return [Chunk(table)]
     key = quote(table.key[0])
-    rows = conn.execute(
-        f"SELECT id FROM (SELECT {key} AS id, row_number() OVER (ORDER BY {key}) AS number "
-        f"FROM {quote(table.name)}) WHERE number % {CHUNK} = 0"
-    ).fetchall()
-    ends = [None, *(row[0] for row in rows), None]
+    ends: list[int | None] = [None]
+    while row := conn.execute(
+        f"SELECT {key} FROM {quote(table.name)} WHERE {Chunk(table, ends[-1]).where()} "
+        f"ORDER BY {key} LIMIT 1 OFFSET {CHUNK - 1}"
+    ).fetchone():
+        ends.append(row[0])
+    ends.append(None)
     return [Chunk(table, after, last) for after, last in pairwise(ends)]
 
 
@@ -103,20 +104,21 @@ def has_floats(table: Table) -> bool:
 
 
 def blocks(rows: Iterable[tuple[Any, ...]], table: Table, *, bits: bool = False) -> Iterator[bytes]:
-    """Lines as COPY takes them, some hundred in a block; with `bits`, floats by their bits."""
+    """Lines as COPY takes them, some in a block; with `bits`, floats by their bits."""
     line = _line_maker(table, bits=bits)
-    lines: list[str] = []
+    lines: list[bytes] = []
     size = 0
     for row in rows:
-        text = line(*row)
+        # Each by itself: one letter beyond Latin would make a wide text of a whole block.
+        text = line(*row).encode()
         lines.append(text)
         size += len(text)
-        if len(lines) == LINES or size > BLOCK:
-            yield "".join(lines).encode()
+        if size > BLOCK:
+            yield b"".join(lines)
             lines.clear()
             size = 0
     if lines:
-        yield "".join(lines).encode()
+        yield b"".join(lines)
 
 
 def _line_maker(table: Table, *, bits: bool) -> Callable[..., str]:

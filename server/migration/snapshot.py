@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,7 @@ def examine(
             if options.missing_databases != "skip":
                 findings.append(_missing(projects, name))
             continue
-        with source.opened(path) as conn:
-            damage = conn.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if damage != "ok":
-                findings.append(Finding(name, "", "", "", f"the file is damaged: {damage}", ""))
-                continue
-            found = census.examine(conn, name, tables_of(folder, name), options)
+        found = census.examine(path, name, partial(tables_of, folder, name), options)
         findings += found.findings
         if not found.clean:
             odd.append(name)

@@ -106,23 +106,16 @@ def value(conn: Connection, sql: str, params: tuple[Any, ...] | None = None) -> 
     return found[0][0] if found else None
 
 
-class _Blocks(io.RawIOBase):
-    """Blocks of bytes as the file that COPY reads."""
+class _Blocks:
+    """Blocks of bytes as the file that COPY reads, each as it comes."""
 
     def __init__(self, blocks: Iterable[bytes]) -> None:
-        self._blocks = iter(blocks)
-        self._rest = memoryview(b"")
+        # An empty one would be the end.
+        self._blocks = filter(None, blocks)
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._rest:
-            self._rest = memoryview(next(self._blocks, b""))
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
+    def read(self, size: int = -1, /) -> bytes:
+        """The next block, whatever size is asked for: the driver sends what it gets."""
+        return next(self._blocks, b"")
 
 
 class _Lines(io.RawIOBase):
@@ -145,13 +138,10 @@ class _Lines(io.RawIOBase):
 def copy_in(conn: Connection, table: Table, blocks: Iterable[bytes]) -> None:
     """Add rows by COPY."""
     columns = ", ".join(quote(column.name) for column in table.columns)
+    file: Any = _Blocks(blocks)  # the driver's types ask for `readline`, the driver doesn't
     psycopg2.extensions.set_wait_callback(None)
     with errors(f"table {table.name}"), conn.cursor() as cursor:
-        cursor.copy_expert(
-            f"COPY {quote(table.name)} ({columns}) FROM STDIN",
-            io.BufferedReader(_Blocks(blocks), BLOCK),
-            size=BLOCK,
-        )
+        cursor.copy_expert(f"COPY {quote(table.name)} ({columns}) FROM STDIN", file)
 
 
 def select(chunk: Chunk) -> str:
