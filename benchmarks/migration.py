@@ -6,8 +6,8 @@
 Each round copies the same file into fresh databases of one server at default durability: by
 migrate_to_postgres.py, and by pgloader (where it is installed), in turns. Prints medians as JSON.
 
-`copy` is what pgloader does too: rows, indexes, foreign keys, sequences. `all` is the whole command:
-snapshot and backup, census of every value, copy, proof of every row, report.
+`copy` is what pgloader does too: rows, indexes, foreign keys, sequences. `all` is the whole
+command: snapshot and backup, census of every value, copy, proof of every row, report.
 
 pgloader gets help: fewer rows prefetched, since with its default it runs out of memory, and a copy
 of the file without the index on `lower(email)`, on which it crashes.

@@ -142,6 +142,15 @@ def _shown(text: str, other: str) -> str:
     return f"{'…' if begin else ''}{piece}{'…' if begin + 60 < len(text) else ''}"
 
 
+def differing(
+    source: sqlite3.Connection, present: target.Connection, chunk: Chunk, there: Table
+) -> Iterator[Chunk]:
+    """The parts of a chunk that aren't the same on both sides: all of it may be gigabytes."""
+    for part in rows.divide(source, chunk, rows.PART):
+        if rows.digest(source, part) != target.digest(present, replace(part, table=there)):
+            yield part
+
+
 def differences(
     database: str,
     source: sqlite3.Connection,
@@ -151,14 +160,15 @@ def differences(
 ) -> list[Difference]:
     """The rows of a chunk that aren't the same on both sides."""
     table = chunk.table
-    wanted = _by_key(table, source_lines(source, chunk))
     found = []
-    lines = target_lines(present, replace(chunk, table=there))
-    for key, line in _by_key(table, lines).items():
-        want = wanted.pop(key, None)
-        if want != line:
-            found.append(difference(table, database, want, line))
-    found += [difference(table, database, line, None) for line in wanted.values()]
+    for part in differing(source, present, chunk, there):
+        wanted = _by_key(table, source_lines(source, part))
+        lines = target_lines(present, replace(part, table=there))
+        for key, line in _by_key(table, lines).items():
+            want = wanted.pop(key, None)
+            if want != line:
+                found.append(difference(table, database, want, line))
+        found += [difference(table, database, line, None) for line in wanted.values()]
     return found or [
         Difference(database, table.name, "rows without a key", "", "other rows", "other rows")
     ]
@@ -197,7 +207,6 @@ def compare_table(  # noqa: PLR0917
 
     `there` is the table as PostgreSQL has it, where its names are others.
     """
-    source.text_factory = str
     result = TableResult(database, table.name, 0, 0)
     for chunk in known or dict.fromkeys(rows.chunks(source, table)):
         ours = known.get(chunk) or rows.digest(source, chunk)

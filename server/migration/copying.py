@@ -11,6 +11,7 @@ from server.migration.compare import (
     Difference,
     Line,
     Plan,
+    differing,
     key_places,
     plan,
     source_lines,
@@ -75,15 +76,17 @@ def survey(  # noqa: PLR0917
         if ours == theirs:
             work.digests[chunk] = ours
         else:
-            found = plan(
-                chunk,
-                "master",
-                source_lines(source, chunk),
-                target_lines(present, chunk),
-                [source_lines(base, chunk) for base in bases],
-                [source_lines(base, chunk) for base in finished],
-            )
-            work.plans.append(found)
+            work.plans += [
+                plan(
+                    part,
+                    "master",
+                    source_lines(source, part),
+                    target_lines(present, part),
+                    [source_lines(base, part) for base in bases],
+                    [source_lines(base, part) for base in finished],
+                )
+                for part in differing(source, present, chunk, table)
+            ]
     return work
 
 

@@ -11,6 +11,7 @@ from server.migration.tables import Kind, Table, quote
 from server.migration.values import FIELD, NULL, float_bits
 
 CHUNK = 50_000
+PART = 500  # of a chunk that differs; its rows are held in memory
 BLOCK = 1 << 16  # bytes after which a block of lines ends: few enough to stay in the cache
 
 
@@ -70,17 +71,23 @@ class Digester:
 
 def chunks(conn: sqlite3.Connection, table: Table) -> list[Chunk]:
     """The table in pieces of `CHUNK` rows, which together cover every id there may be."""
+    return divide(conn, Chunk(table), CHUNK)
+
+
+def divide(conn: sqlite3.Connection, chunk: Chunk, size: int) -> list[Chunk]:
+    """A chunk in pieces of so many rows, which together cover every id that it covers."""
+    table = chunk.table
     if not table.numbered:
-        return [Chunk(table)]
+        return [chunk]
     key = quote(table.key[0])
-    ends: list[int | None] = [None]
+    ends = [chunk.after]
     while row := conn.execute(
-        f"SELECT {key} FROM {quote(table.name)} WHERE {Chunk(table, ends[-1]).where()} "
-        f"ORDER BY {key} LIMIT 1 OFFSET {CHUNK - 1}"
+        f"SELECT {key} FROM {quote(table.name)} "
+        f"WHERE {Chunk(table, ends[-1], chunk.last).where()} "
+        f"ORDER BY {key} LIMIT 1 OFFSET {size - 1}"
     ).fetchone():
         ends.append(row[0])
-    ends.append(None)
-    return [Chunk(table, after, last) for after, last in pairwise(ends)]
+    return [Chunk(table, *bounds) for bounds in pairwise([*ends, chunk.last])]
 
 
 def has_any(conn: sqlite3.Connection, chunk: Chunk) -> bool:
@@ -151,6 +158,7 @@ def _line_maker(table: Table, *, bits: bool) -> Callable[..., str]:
 
 def digest(conn: sqlite3.Connection, chunk: Chunk) -> Digest:
     """The digest of the chunk's rows on SQLite."""
+    conn.text_factory = str
     digester = Digester(chunk.table)
     for block in blocks(conn.execute(select(chunk)), chunk.table, bits=True):
         digester.add(block)

@@ -4,7 +4,9 @@ import json
 import struct
 from typing import Any
 
-from server.migration import compare, source
+import pytest
+
+from server.migration import compare, rows, source
 from server.migration.master import master_tables
 from server.migration.tables import Column, Kind, Table, quote
 from tests.migration.moving import Move
@@ -164,3 +166,32 @@ def test_values_bit_for_bit(move: Move) -> None:
     bits = move.ask("SELECT float8send(f) FROM kept WHERE f IS NOT NULL ORDER BY id", name=name)
     assert [bytes(row[0]) for row in bits] == [struct.pack(">d", value) for value in FLOATS]
     assert move.call(validate_only=True).code == 0
+
+
+def test_the_parts_of_a_table_cover_every_id_once(move: Move) -> None:
+    """Also those below the first row and above the last, where only the target may have rows."""
+    table = next(table for table in master_tables() if table.name == "users")
+    with source.opened(move.path) as conn:
+        ids = [row[0] for row in conn.execute("SELECT id FROM users ORDER BY id")]
+        parts = rows.divide(conn, rows.Chunk(table), 1)
+        sizes = [rows.digest(conn, part).rows for part in parts]
+    assert (parts[0].after, parts[-1].last) == (None, None)
+    assert [part.after for part in parts[1:]] == [part.last for part in parts[:-1]]
+    assert sizes == [*(1 for _ in ids), 0]
+
+
+def test_only_the_part_that_differs_is_held_in_memory(
+    move: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole chunk of long texts or images would not fit."""
+    monkeypatch.setattr(rows, "PART", 1)
+    assert move.call().code == 0
+    table = next(table for table in master_tables() if table.name == "users")
+    with move.target() as conn, source.opened(move.path) as held:
+        with conn.cursor() as cursor:
+            cursor.execute("UPDATE users SET name = 'another' WHERE id = 3")
+        parts = list(compare.differing(held, conn, rows.Chunk(table), table))
+        (found,) = compare.differences("master", held, conn, rows.Chunk(table), table)
+        sizes = [rows.digest(held, part).rows for part in parts]
+    assert sizes == [1]
+    assert (found.row, found.column) == ("id 3", "name")
