@@ -8,6 +8,7 @@ half a request, or a second one that a proxy before us has not seen.
 
 import asyncio
 import logging
+import select
 import uuid
 from typing import Any, Literal, cast
 
@@ -16,8 +17,9 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
+from uvicorn.server import ServerState
 
-from server import edge, errors
+from server import edge, errors, metrics
 from server.logs import request_id
 from server.settings import get_settings
 
@@ -31,6 +33,13 @@ MAX_FRAMING = 8
 PACE_BYTES_A_SECOND = 32 * 1024
 # What the client still sends is thrown away for so long: closing at once would lose the answer.
 LINGER_SECONDS = 1.0
+
+
+class Connections(ServerState):
+    """Those of this process, with what concerns them all."""
+
+    handed_over = False
+    """This process ends, and another one goes on serving the port."""
 
 
 class Unacceptable(Exception):
@@ -98,6 +107,8 @@ class Connection(HttpToolsProtocol):
             self._problem = errors.BadRequest("There must be one Host header.")
             raise Unacceptable
         super().on_headers_complete()
+        if self._handed_over:
+            self.cycle.keep_alive = False
         self._read("body")
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -112,6 +123,31 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._read("")
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """The process is asked to end.
+
+        Where another one serves the port, the client's next request must not meet a connection
+        that has just been closed: this one ends with an answer that says so, else as late as any
+        idle connection does. An answer that has begun can't say it any more.
+        """
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if not self._handed_over:
+            super().shutdown()
+        elif cycle is not None and not cycle.response_started:
+            cycle.keep_alive = False
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the idle connection, unless the next request is there and only not read yet."""
+        waiting = select.poll()
+        waiting.register(self.transport.get_extra_info("socket"), select.POLLIN)
+        if not waiting.poll(0):
+            super().timeout_keep_alive_handler()
+
+    @property
+    def _handed_over(self) -> bool:
+        # The server of uvicorn alone, or of its --reload, never does that.
+        return isinstance(self.server_state, Connections) and self.server_state.handed_over
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(self._problem or errors.BadRequest("This is not an HTTP request."))
@@ -167,6 +203,7 @@ class Connection(HttpToolsProtocol):
             edge.add_headers(response.headers, {"type": "http"})
             ip = self.client[0] if self.client else None
             log.info("request refused", extra={"status": problem.status, "ip": ip})
+            metrics.REFUSED_CONNECTIONS.labels(str(problem.status)).inc()
         finally:
             request_id.reset(token)
         response.headers["connection"] = "close"

@@ -3,9 +3,27 @@
 import subprocess
 from functools import cache
 
-from server.settings import ROOT
+from server.settings import ROOT, Settings
 
 VERSION = "0.1.0"
+PRODUCTION = ("production", 8002)
+# Where only `main` may serve, and where it may not.
+_BRANCHES = {
+    PRODUCTION: "production on port 8002 runs only from branch main, this is {branch}; "
+    "git checkout main, or set ALLOW_ANY_BRANCH=1",
+    ("development", 8001): "a second instance on port 8001 runs only from another branch than "
+    "main; scripts/dev-tree makes a folder for one, or set ALLOW_ANY_BRANCH=1",
+}
+
+
+def misplaced(settings: Settings) -> str | None:
+    """Why this branch may not serve there; None where it may, and outside of a checkout."""
+    place = settings.app_env, settings.port
+    if settings.allow_any_branch or place not in _BRANCHES:
+        return None
+    if branch() is None or (branch() == "main") is (place == PRODUCTION):
+        return None
+    return _BRANCHES[place].format(branch=branch())
 
 
 @cache

@@ -2,22 +2,26 @@
 
 import select
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
+import psycopg2.errors
 import psycopg2.extensions
-from psycopg2.extras import RealDictCursor
 
 from server.settings import Settings
-from server.storage import contract, sqlstates
+from server.storage import contract, plans, sqlstates
+from server.storage.contract import Row
 
 CONNECT_SECONDS = 2.0
 # How much longer than the server's own limit we wait for its answer before we call it hung.
 GRACE_SECONDS = 0.5
 # What goes through a connection at once and makes it not worth keeping.
 LARGE_BYTES = 256 * 1024
+# The types of columns that may hold so much, by the numbers that they have in every PostgreSQL:
+# bytea, text, json, varchar.
+_LONG_TYPES = frozenset({17, 25, 114, 1043})
 
 
 class Connection(psycopg2.extensions.connection):
@@ -30,41 +34,78 @@ class Connection(psycopg2.extensions.connection):
     patience = CONNECT_SECONDS
     swollen = False
     """Whether something large went through: libpq's buffers grow to six times that, for good."""
+    planned: set[plans.Plan] | None = None
+    """The statements that the server has planned for it; None where it can't keep any."""
 
 
 class Hung(contract.Unavailable):
     """The server took the statement, or the connection, and said nothing within the deadline."""
 
 
-class Cursor(RealDictCursor):
-    """A cursor that takes a statement without parameters as it stands, percent signs too."""
+class Cursor(psycopg2.extensions.cursor):
+    """A cursor whose rows are dicts.
+
+    A statement without parameters is taken as it stands, percent signs too. A `Planned` one is
+    planned once for each connection.
+    """
 
     def execute(self, query: Any, vars: Any = None) -> None:
         try:
-            super().execute(query, vars or None)
+            if not (isinstance(query, contract.Planned) and self._execute_planned(query, vars)):
+                super().execute(query, vars or None)
         except ValueError as error:
             # psycopg2 itself refuses a NUL, and text that is not Unicode.
             raise contract.BadValue(str(error)) from error
         finally:
             self._carried(len(self.query or b""))
 
+    def _execute_planned(self, query: contract.Planned, vars: Any) -> bool:
+        """Execute it by its name; False where the connection can't keep one.
+
+        In a transaction a name that is missing would be the end of all that went before.
+        """
+        conn: Any = self.connection
+        if conn.planned is None or not conn.autocommit:
+            return False
+        plan = plans.plan(query)
+        try:
+            if plan not in conn.planned:
+                super().execute(plan.prepare)
+                conn.planned.add(plan)
+            super().execute(plan.execute, vars or None)
+        except (
+            psycopg2.errors.InvalidSqlStatementName,
+            psycopg2.errors.DuplicatePreparedStatement,
+        ):
+            # A pooler between mixes the server's connections, and with them the names.
+            conn.planned = None
+            return False
+        return True
+
     def fetchone(self) -> Any:
         row = super().fetchone()
-        self._carried(_weight(row) if row else 0)
-        return row
+        return None if row is None else self._named([row])[0]
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        return self._named(super().fetchmany(size or self.arraysize))
 
     def fetchall(self) -> list[Any]:
-        rows = super().fetchall()
-        self._carried(sum(map(_weight, rows)))
-        return rows
+        return self._named(super().fetchall())
+
+    def __next__(self) -> Any:
+        return self._named([super().__next__()])[0]
+
+    def _named(self, rows: list[tuple[Any, ...]]) -> list[Row]:
+        columns = self.description or ()
+        # Whatever is long is text or bytes.
+        long = [at for at, column in enumerate(columns) if column.type_code in _LONG_TYPES]
+        self._carried(sum(len(row[at]) for at in long for row in rows if row[at] is not None))
+        names = [column.name for column in columns]
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _carried(self, size: int) -> None:
         if size > LARGE_BYTES and isinstance(self.connection, Connection):
             self.connection.swollen = True
-
-
-def _weight(row: Mapping[str, Any]) -> int:
-    return sum(len(value) for value in row.values() if isinstance(value, str | memoryview))
 
 
 def _wait(conn: Any) -> None:
@@ -132,6 +173,7 @@ def _open(place: dict[str, Any], patience: float) -> Connection:
     try:
         conn.patience = patience + GRACE_SECONDS
         conn.autocommit = True
+        conn.planned = set()
         _set_limits(conn, patience)
     except BaseException:
         conn.close()
