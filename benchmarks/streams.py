@@ -85,7 +85,7 @@ async def measure(service: Service, api: Api, count: int, text: str) -> dict[str
     while not all(stream.done() for stream in streams):
         peak = max(peak, process.memory_info().rss)
         async with httpx.AsyncClient(timeout=30) as client:
-            most = max(most, (await client.get(service.url + "/health/queue")).json()["running"])
+            most = max(most, (await client.get(service.url + "/health/queue")).json()["here"])
         await asyncio.sleep(0.5)
     done.set()
     took, ended = sorted(await asking), [stream.result() for stream in streams]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from server.storage.contract import Connection, Row, fetch_all, fetch_one
+from server.storage.contract import Connection, Planned, Row, fetch_all, fetch_one
 
 MESSAGE = (
     "id, session_id, role, content, status, error, model, prompt_tokens, completion_tokens, "
@@ -54,9 +54,7 @@ def list_messages(
     """
     columns = ", ".join(f"page.{name.strip()}" for name in MESSAGE.split(","))
     within, params = _within(spans)
-    rows = fetch_all(
-        conn,
-        f"""
+    sql = f"""
         SELECT {columns}, {_IMAGE}, sessions.forked AS session_forked
         FROM sessions
         JOIN projects ON projects.id = sessions.project_id AND projects.status = 'active'
@@ -70,15 +68,15 @@ def list_messages(
         WHERE sessions.user_id = %(user_id)s AND sessions.id = %(session_id)s
             AND NOT sessions.deleting
         ORDER BY page.id DESC, images.id
-        """,
-        {
-            "user_id": user_id,
-            "session_id": session_id,
-            "before_id": before_id,
-            "limit": limit,
-            **params,
-        },
-    )
+    """
+    params |= {
+        "user_id": user_id,
+        "session_id": session_id,
+        "before_id": before_id,
+        "limit": limit,
+    }
+    # Spans are another text for each branch, which nobody would plan for.
+    rows = fetch_all(conn, sql if spans else Planned(sql), params)
     return rows or None
 
 

@@ -81,12 +81,15 @@ def divide(conn: sqlite3.Connection, chunk: Chunk, size: int) -> list[Chunk]:
         return [chunk]
     key = quote(table.key[0])
     ends = [chunk.after]
-    while row := conn.execute(
-        f"SELECT {key} FROM {quote(table.name)} "
-        f"WHERE {Chunk(table, ends[-1], chunk.last).where()} "
-        f"ORDER BY {key} LIMIT 1 OFFSET {size - 1}"
-    ).fetchone():
-        ends.append(row[0])
+    while True:
+        rest = Chunk(table, ends[-1], chunk.last).where()
+        count, last = conn.execute(
+            f"SELECT count(*), max({key}) FROM (SELECT {key} FROM {quote(table.name)} "
+            f"WHERE {rest} ORDER BY {key} LIMIT {size})"
+        ).fetchone()
+        if count < size:
+            break
+        ends.append(last)
     return [Chunk(table, *bounds) for bounds in pairwise([*ends, chunk.last])]
 
 

@@ -1,14 +1,22 @@
 """What a database must do for the service: `database_postgres` and `database` both do it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 Row = dict[str, Any]
 Params = Sequence[Any] | Mapping[str, Any]
 
 
 ROLLED_BACK = "a failed statement had ended the transaction: nothing was stored"
+PEEK_SECONDS = 3.0
+LARGEST = 5
+
+
+class Planned(str):
+    """SQL that runs so often that the database should plan it only once."""
+
+    __slots__ = ()
 
 
 class DatabaseError(Exception):
@@ -116,6 +124,31 @@ class FoundDatabase(TypedDict):
     half_made: bool
 
 
+class DatabaseSizes(TypedDict):
+    """Bytes on disk of the master and of all projects' databases, and how many these are.
+
+    `largest` has the names and bytes of the largest projects' databases, the largest first.
+    """
+
+    master: int
+    projects: int
+    number: int
+    largest: list[tuple[str, int]]
+
+
+Guard = Literal["rights", "template", "open"]
+"""What keeps PostgreSQL from dropping the master: that our role isn't its owner, that it is marked
+as a template, or nothing but that our own connections are open to it."""
+
+
+class AppliedStep(TypedDict):
+    """A step of schema/ that a master has, with the digest of its text and the time."""
+
+    name: str
+    checksum: str
+    applied_at: str
+
+
 class Database(Protocol):
     """The functions of a database module.
 
@@ -134,6 +167,18 @@ class Database(Protocol):
         """A connection for reading, one round trip a statement, without a transaction."""
         ...
 
+    def peek_db(self, patience: float = PEEK_SECONDS) -> AbstractContextManager[Connection]:
+        """A connection beside the pool that can only read, for those who look at the service.
+
+        Nothing is made, not even a file that is missing. On PostgreSQL each statement may take
+        `patience` seconds.
+        """
+        ...
+
+    def applied_steps(self) -> list[AppliedStep]:
+        """The steps that the master has, in their order; [] where there are none. Only reads."""
+        ...
+
     def transaction_lock(self, conn: Connection, name: str) -> None:
         """Hold the lock `name` until the transaction of `conn` ends; others wait for it."""
         ...
@@ -143,6 +188,10 @@ class Database(Protocol):
 
         Raises `Misconfigured` for a database that is newer than this code or was edited.
         """
+        ...
+
+    def is_production(self) -> bool:
+        """Whether production has marked the master as its own; changes nothing in it."""
         ...
 
     def ping(self) -> None:
@@ -198,12 +247,33 @@ class Database(Protocol):
         """
         ...
 
+    def set_project_database_aside(
+        self, db_name: str, kept_name: str, project_id: int, force: bool
+    ) -> bool:
+        """Rename the project's database to a name of `names.new_kept_name`; False: there was none.
+
+        Whole or not at all, instantly, and done again it is done already. Raises `names.Refused`
+        as a drop does, and never touches anything that has the other name.
+        """
+        ...
+
+    def bring_project_database_back(self, kept_name: str, db_name: str, project_id: int) -> bool:
+        """Rename what was set aside back; False where there is nothing. The same promises.
+
+        Raises `DatabaseExists` when there is a database of that name.
+        """
+        ...
+
+    def drop_kept_database(self, kept_name: str, project_id: int, force: bool) -> bool:
+        """Drop what was set aside, within the guard; False when there was none."""
+        ...
+
     def delete_project_database(self, project_name: str, force: bool = False) -> DeletionResult:
         """Drop the named project's database, within the guard; never raises for a refusal."""
         ...
 
     def project_database_exists(self, db_name: str) -> bool:
-        """Whether anything of that name is there, whoever made it."""
+        """Whether anything of that name is there, whoever made it; also of a kept one's name."""
         ...
 
     def made_project_database(self, db_name: str, project_id: int) -> bool:
@@ -227,14 +297,25 @@ class Database(Protocol):
     def list_project_databases(self) -> list[FoundDatabase]:
         """Each database that carries this master's mark or is named like a project's, by name.
 
+        Those that deletions have set aside are among them.
+
         `valid` is false after an interrupted drop. `half_made` ones are left by creations that
         died; those in the making are not in the list. SQLite's mark names no project.
         """
         ...
 
+    def database_sizes(self) -> DatabaseSizes:
+        """How large they are now; with very many databases it takes seconds."""
+        ...
+
     def creation_obstacle(self) -> str | None:
         """Why no project's database can be made, with what mends it; None when nothing is."""
         ...
+
+
+def largest(sizes: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The few largest of databases with their sizes, the largest first."""
+    return sorted(sizes, key=lambda one: (-one[1], one[0]))[:LARGEST]
 
 
 def fetch_all(conn: Connection, sql: str, params: Params = ()) -> list[Row]:

@@ -23,7 +23,7 @@ OTHER = {
     Kind.INTEGER: "coalesce({0}, 0) - 1",
     Kind.BOOLEAN: "NOT {0}",
     Kind.TEXT: "coalesce({0}, '') || 'x'",
-    Kind.TIME: "{0} + '1 microsecond'",
+    Kind.TIME: "coalesce({0}, now()) + '1 microsecond'",
     Kind.BYTES: r"{0} || '\x00'",
     Kind.FLOAT: "coalesce({0}, 0) + 5e-324",
     Kind.NUMERIC: "{0} + 0.01",

@@ -1,0 +1,1 @@
+"""What others would write: small, fair programs that do the same work as the service."""
