@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from server.storage.contract import Connection, Row, execute, fetch_one
+from server.storage.contract import Connection, Planned, Row, execute, fetch_one
 
 USER = "id, email, name, created_at"
 
@@ -24,10 +24,10 @@ def create_user(
 
 
 def find_account(conn: Connection, account_key: str) -> Row | None:
-    """The user with this address in any spelling, with the password's hash."""
+    """The user with this address in any spelling, with the password's hash, disabled or not."""
     return fetch_one(
         conn,
-        f"SELECT {USER}, password_hash FROM users WHERE lower(email) = %s",
+        f"SELECT {USER}, password_hash, disabled_at FROM users WHERE lower(email) = %s",
         (account_key,),
     )
 
@@ -43,11 +43,17 @@ def set_name(conn: Connection, user_id: int, name: str | None, now: datetime) ->
 
 
 def hold_password(conn: Connection, user_id: int, verified_hash: str) -> bool:
-    """Keep the password as it is until the transaction ends; False when it is another by now."""
+    """Keep the password as it is until the transaction ends.
+
+    False when it is another by now, or the account is disabled.
+    """
     return bool(
         execute(
             conn,
-            "UPDATE users SET updated_at = updated_at WHERE id = %s AND password_hash = %s",
+            """
+            UPDATE users SET updated_at = updated_at
+            WHERE id = %s AND password_hash = %s AND disabled_at IS NULL
+            """,
             (user_id, verified_hash),
         )
     )
@@ -56,16 +62,46 @@ def hold_password(conn: Connection, user_id: int, verified_hash: str) -> bool:
 def replace_password(
     conn: Connection, user_id: int, verified_hash: str, new_hash: str, now: datetime
 ) -> bool:
-    """Store another hash in place of the one that was verified; False when that one is gone."""
+    """Store another hash in place of the one that was verified.
+
+    False when that one is gone, or the account is disabled.
+    """
     return bool(
         execute(
             conn,
             """
             UPDATE users SET password_hash = %s, updated_at = %s
-            WHERE id = %s AND password_hash = %s
+            WHERE id = %s AND password_hash = %s AND disabled_at IS NULL
             """,
             (new_hash, now, user_id, verified_hash),
         )
+    )
+
+
+def set_password(
+    conn: Connection, account_key: str, password_hash: str, now: datetime
+) -> Row | None:
+    """Store another hash, whatever the old one was; None when nobody has the address."""
+    return fetch_one(
+        conn,
+        f"""
+        UPDATE users SET password_hash = %s, updated_at = %s WHERE lower(email) = %s
+        RETURNING {USER}, disabled_at
+        """,
+        (password_hash, now, account_key),
+    )
+
+
+def set_disabled(conn: Connection, account_key: str, at: datetime | None) -> Row | None:
+    """Disable the account, from the first time on, or enable it; None when nobody has it."""
+    return fetch_one(
+        conn,
+        f"""
+        UPDATE users SET disabled_at = CASE WHEN %(on)s THEN coalesce(disabled_at, %(at)s) END
+        WHERE lower(email) = %(key)s
+        RETURNING {USER}, disabled_at
+        """,
+        {"on": at is not None, "at": at, "key": account_key},
     )
 
 
@@ -82,14 +118,15 @@ def add_token(
 
 
 def find_user_by_token(conn: Connection, token_hash: str, now: datetime) -> Row | None:
-    """The user whom a token that hasn't expired stands for."""
+    """The user whom a token that hasn't expired stands for; none who is disabled."""
     return fetch_one(
         conn,
-        """
+        Planned("""
         SELECT users.id, users.email, users.name, users.created_at
         FROM auth_tokens JOIN users ON users.id = auth_tokens.user_id
         WHERE auth_tokens.token_hash = %s AND auth_tokens.expires_at > %s
-        """,
+            AND users.disabled_at IS NULL
+        """),
         (token_hash, now),
     )
 
@@ -113,6 +150,11 @@ def delete_expired_tokens(conn: Connection, now: datetime, most: int) -> int:
         """,
         (now, most),
     )
+
+
+def delete_tokens(conn: Connection, user_id: int) -> None:
+    """Make all tokens of the user void."""
+    execute(conn, "DELETE FROM auth_tokens WHERE user_id = %s", (user_id,))
 
 
 def delete_other_tokens(conn: Connection, user_id: int, token_hash: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import database_adapter
 from server.auth import emails, limits, passwords, queries
+from server.auth.fields import Name, NewPassword, Password, Signup
 from server.auth.guard import CurrentCaller, User, new_token
 from server.errors import (
     Conflicting,
@@ -27,33 +28,6 @@ from server.storage.contract import Connection, Row
 router = APIRouter(prefix="/auth", tags=["auth"])
 
 _attempts = limits.Queue()
-
-Email = Annotated[
-    Text,
-    Field(
-        min_length=3,
-        max_length=254,
-        examples=["ada@example.com"],
-        json_schema_extra={"format": "email"},
-    ),
-]
-Password = Annotated[Text, Field(examples=["correct horse battery"])]
-NewPassword = Annotated[
-    Password,
-    Field(
-        description=f"At most {passwords.MAX_BYTES} bytes.",
-        json_schema_extra={"minLength": passwords.MIN_CHARACTERS},
-    ),
-]
-Name = Annotated[Text, Field(max_length=200, examples=["Ada"])]
-
-
-class Signup(BaseModel):
-    """A new account."""
-
-    email: Email
-    password: NewPassword
-    name: Name | None = None
 
 
 class Credentials(BaseModel):
@@ -204,7 +178,8 @@ async def _check_password(
 async def _verify(account: str, password: str, hashing: passwords.Hashing) -> Row | None:
     row = await run_in_threadpool(_find_account, account)
     right = await hashing.verify(row["password_hash"] if row else None, password)
-    return row if right else None
+    # Looked at afterwards: a disabled account takes as long as a wrong password.
+    return row if right and row and row["disabled_at"] is None else None
 
 
 async def _read_credentials(request: Request) -> Credentials:
