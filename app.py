@@ -15,6 +15,7 @@ from server.edge import App
 from server.health import routes as health
 from server.images import routes as images
 from server.messages import routes as messages
+from server.monitoring import page, telemetry
 from server.projects import routes as projects
 from server.sessions import routes as sessions
 from server.settings import BadSettings, Settings, get_settings
@@ -36,7 +37,9 @@ def create_app(settings: Settings) -> App:
         redoc_url=None,
         redirect_slashes=False,
         max_body_size=MAX_BODY_BYTES,
+        telemetry=telemetry.config(settings),
     )
+    app.unlimited = page.around
     errors.install(app)
     if settings.cors_origins:
         # Not `add_middleware`: a page could not read the 413 and 500 of FastAPI's outer layers.

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import functools
+import itertools
 import logging
 import os
 import re
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from server.settings import BadSettings, Settings, get_settings
-from server.storage import contract, deletion, migrate, names
+from server.storage import contract, deletion, environment, migrate, names
 from server.storage.contract import (
+    AppliedStep,
     ConnectionStatus,
+    DatabaseSizes,
     DeletionResult,
     FoundDatabase,
     ProjectDatabase,
@@ -29,8 +32,12 @@ from server.storage.writers import POLL_SECONDS, Writers
 
 BACKEND = "sqlite"
 BUSY_SECONDS = 5.0
+# How long a deletion waits for whoever has the project's file open: a backup that copies it.
+COPY_SECONDS = 0.5
 # "clwd" in the header of every file that a creation made (PRAGMA application_id).
 APPLICATION_ID = 0x636C7764
+# The folder, beside the projects' files, of those that deletions have set aside.
+KEPT = "deleted"
 
 log = logging.getLogger("clawd.database")
 
@@ -235,7 +242,8 @@ class _Master:
         wal = self.path.with_name(self.path.name + "-wal")
         if wal.exists() and wal.stat().st_size:
             return wal
-        return next(self.projects.glob("*_db.sqlite3"), None)
+        kept = (self.projects / KEPT).glob("*.sqlite3")
+        return next(itertools.chain(self.projects.glob("*_db.sqlite3"), kept), None)
 
     def _is_current(self, conn: _Connection) -> bool:
         """A file that was moved away or replaced would take writes that nobody finds again."""
@@ -304,6 +312,13 @@ def read_db() -> Iterator[contract.Connection]:
             yield conn
         finally:
             conn.execute("PRAGMA query_only = OFF")
+
+
+@contextmanager
+def peek_db(patience: float = contract.PEEK_SECONDS) -> Iterator[contract.Connection]:
+    """A connection of its own to a file that is there."""
+    with _errors(), closing(_open(get_settings().db_path, "ro", patience)) as conn:
+        yield conn
 
 
 @contextmanager
@@ -382,9 +397,32 @@ def migrate_file(path: Path) -> None:
         migrate.migrate(transaction, lambda conn: None, _run_script, migrate.steps(BACKEND))
 
 
+def make_project_file(path: Path, template_sql: str) -> None:
+    """A project's file from its template, in a place of which no service knows."""
+    with _file_errors(f"make {path}"), _errors():
+        _fill(path, template_sql)
+
+
 def _use_wal(conn: _Connection) -> None:
     """Switch to WAL, for which SQLite waits for nobody: several starts at once need patience."""
     _insist(conn, "PRAGMA journal_mode = WAL", time.monotonic() + BUSY_SECONDS)
+
+
+def applied_steps() -> list[AppliedStep]:
+    """The steps that the master's file has; none where there is no file."""
+    if not get_settings().db_path.exists():
+        return []
+    with peek_db() as conn:
+        table = "SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'"
+        return migrate.read_steps(conn) if contract.fetch_one(conn, table) else []
+
+
+def is_production() -> bool:
+    """Whether the mark is in the master's file; makes an empty one where there is none."""
+    with read_db() as conn:
+        table = "SELECT 1 FROM sqlite_master WHERE name = %s"
+        there = contract.fetch_one(conn, table, (environment.TABLE,))
+        return there is not None and environment.is_production(conn)
 
 
 def ping() -> None:
@@ -445,7 +483,8 @@ def validate_project_database_deletion(project_name: str, db_name: str) -> tuple
 
 
 def _path(db_name: str) -> Path:
-    return get_settings().project_databases / f"{db_name.partition(chr(0))[0]}.sqlite3"
+    folder, name = get_settings().project_databases, db_name.partition(chr(0))[0]
+    return (folder / KEPT if names.KEPT_DATABASE.fullmatch(name) else folder) / f"{name}.sqlite3"
 
 
 def _leads_to(path: Path, target: Path) -> bool:
@@ -462,6 +501,8 @@ def _check_path(path: Path) -> None:
     """The guard once more, where the file is touched."""
     settings = get_settings()
     folder = settings.project_databases.resolve()
+    if names.KEPT_DATABASE.fullmatch(path.stem):
+        folder /= KEPT
     if _leads_to(path, settings.db_path):
         raise names.Refused(
             f"Cannot delete master database '{path.name}'. "
@@ -539,9 +580,39 @@ def _remove(path: Path) -> None:
 
 def drop_project_database(db_name: str, project_id: int | None, force: bool) -> bool:
     """Remove the project's file."""
+    _check_name(db_name)
+    return _drop(db_name, force)
+
+
+def drop_kept_database(kept_name: str, project_id: int, force: bool) -> bool:
+    """Remove a file that was set aside."""
+    _check_kept_name(kept_name, project_id)
+    return _drop(kept_name, force)
+
+
+def _check_name(db_name: str) -> None:
+    """The guard once more, before there is a path."""
     refusal = names.find_refusal(db_name, get_settings().db_name)
     if refusal is not None:
         raise refusal
+
+
+def _check_kept_name(kept_name: str, project_id: int) -> None:
+    refusal = names.find_kept_refusal(kept_name, project_id)
+    if refusal is not None:
+        raise refusal
+
+
+def _drop(db_name: str, force: bool) -> bool:
+    if not _is_free(db_name, force):
+        return False
+    with _file_errors(f"remove database '{db_name}'"):
+        _remove(_path(db_name))
+    return True
+
+
+def _is_free(db_name: str, force: bool) -> bool:
+    """Whether there is such a file; raises `Refused` unless it is in its place and free."""
     path = _path(db_name)
     _check_path(path)
     if not path.exists():
@@ -550,9 +621,68 @@ def drop_project_database(db_name: str, project_id: int | None, force: bool) -> 
         raise names.Refused(
             f"Database '{db_name}' is in use by other connections.", hard=False, in_use=True
         )
-    with _file_errors(f"remove database '{db_name}'"):
-        _remove(path)
     return True
+
+
+def set_project_database_aside(db_name: str, kept_name: str, project_id: int, force: bool) -> bool:
+    """Move the project's file into the folder of those that are kept."""
+    _check_name(db_name)
+    _check_kept_name(kept_name, project_id)
+    path, kept = _path(db_name), _path(kept_name)
+    _check_path(kept)
+    if kept.exists() and not (path.exists() and path.samefile(kept)):
+        return True
+    if not _is_free(db_name, force):
+        return False
+    with _file_errors(f"set database '{db_name}' aside"):
+        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        _move(path, kept)
+    return True
+
+
+def bring_project_database_back(kept_name: str, db_name: str, project_id: int) -> bool:
+    """Move the file back into its place, if that is free."""
+    _check_name(db_name)
+    _check_kept_name(kept_name, project_id)
+    path, kept = _path(db_name), _path(kept_name)
+    _check_path(path)
+    if not _is_free(kept_name, force=False):
+        return path.exists()
+    with _file_errors(f"bring database '{db_name}' back"):
+        try:
+            _move(kept, path)
+        except FileExistsError as error:
+            raise contract.DatabaseExists(f"database '{db_name}' already exists") from error
+    return True
+
+
+def _move(path: Path, to: Path) -> None:
+    """Give a database's files other names; the main one last, and never over another's.
+
+    A move that was broken off goes on where it was. A power cut must not undo what the master says
+    was done.
+    """
+    if os.path.lexists(to) and not (to.exists() and path.samefile(to)):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(to))
+    for suffix in ("-journal", "-shm", "-wal"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(to.with_name(to.name + suffix))
+    try:
+        os.link(path, to)
+    except FileExistsError:
+        if not path.samefile(to):
+            raise
+    path.unlink()
+    for folder in {path.parent, to.parent}:
+        _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _in_use(path: Path) -> bool:
@@ -561,7 +691,7 @@ def _in_use(path: Path) -> bool:
         with _errors(), closing(_open(path, "rw")) as conn:
             conn.execute("PRAGMA busy_timeout = 0")
             conn.execute("PRAGMA locking_mode = EXCLUSIVE")
-            conn.execute("BEGIN EXCLUSIVE")
+            _insist(conn, "BEGIN EXCLUSIVE", time.monotonic() + COPY_SECONDS)
     except contract.Busy:
         return True
     except contract.DatabaseError as error:
@@ -652,8 +782,9 @@ def _is_left(path: Path) -> bool:
 def list_project_databases() -> list[FoundDatabase]:
     """The files in the folder; one in the making is younger than a minute."""
     found: list[FoundDatabase] = []
+    folder = get_settings().project_databases
     with _file_errors("list the project databases"), suppress(FileNotFoundError):
-        for path in sorted(get_settings().project_databases.iterdir()):
+        for path in sorted([*folder.iterdir(), *(folder / KEPT).glob("*.sqlite3")]):
             half_made = _HALF_MADE.fullmatch(path.name) is not None
             # Another process may have removed it since.
             with suppress(FileNotFoundError):
@@ -674,6 +805,30 @@ def _found(path: Path, half_made: bool) -> FoundDatabase:
         "valid": True,
         "half_made": half_made,
     }
+
+
+def database_sizes() -> DatabaseSizes:
+    """The files with their WAL; what vanishes meanwhile counts as nothing."""
+    settings = get_settings()
+    master = settings.db_path.name
+    wal = f"{master}-wal"
+    with _file_errors("measure the databases"):
+        # Those of deleted projects that are kept, too, as PostgreSQL counts them.
+        files = list(settings.project_databases.rglob("*.sqlite3*"))
+    return {
+        "master": sum(_size(settings.db_path.with_name(name)) for name in (master, wal)),
+        "projects": sum(_size(path) for path in files),
+        "number": sum(_is_project_file(path) for path in files),
+        "largest": contract.largest(
+            (path.stem, _size(path)) for path in files if _is_project_file(path)
+        ),
+    }
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 def creation_obstacle() -> str | None:

@@ -10,8 +10,10 @@ from typing import Any
 from server.settings import BadSettings, get_settings
 from server.storage import contract, names
 from server.storage.contract import (
+    AppliedStep,
     Connection,
     ConnectionStatus,
+    DatabaseSizes,
     DeletionResult,
     FoundDatabase,
     ProjectDatabase,
@@ -39,6 +41,16 @@ def read_db() -> AbstractContextManager[Connection]:
     return current().read_db()
 
 
+def peek_db(patience: float = contract.PEEK_SECONDS) -> AbstractContextManager[Connection]:
+    """A connection beside the pool that can only read."""
+    return current().peek_db(patience)
+
+
+def applied_steps() -> list[AppliedStep]:
+    """The steps of schema/ that the master has."""
+    return current().applied_steps()
+
+
 def transaction_lock(conn: Connection, name: str) -> None:
     """Hold the lock `name` until the transaction ends."""
     current().transaction_lock(conn, name)
@@ -47,6 +59,11 @@ def transaction_lock(conn: Connection, name: str) -> None:
 def init_schema() -> None:
     """Bring the master database to this code's schema."""
     current().init_schema()
+
+
+def is_production() -> bool:
+    """Whether production has marked the master as its own."""
+    return current().is_production()
 
 
 def ping() -> None:
@@ -109,6 +126,21 @@ def drop_project_database(db_name: str, project_id: int | None, force: bool) -> 
     return current().drop_project_database(db_name, project_id, force)
 
 
+def set_project_database_aside(db_name: str, kept_name: str, project_id: int, force: bool) -> bool:
+    """Rename the project's database to a name under which it is kept; False: there was none."""
+    return current().set_project_database_aside(db_name, kept_name, project_id, force)
+
+
+def bring_project_database_back(kept_name: str, db_name: str, project_id: int) -> bool:
+    """Rename what was set aside back; False where there is nothing."""
+    return current().bring_project_database_back(kept_name, db_name, project_id)
+
+
+def drop_kept_database(kept_name: str, project_id: int, force: bool) -> bool:
+    """Drop what was set aside; False when there was none."""
+    return current().drop_kept_database(kept_name, project_id, force)
+
+
 def delete_project_database(project_name: str, force: bool = False) -> DeletionResult:
     """Drop the named project's database, within the guard."""
     return current().delete_project_database(project_name, force)
@@ -137,6 +169,11 @@ def sweep_project_databases() -> list[str]:
 def list_project_databases() -> list[FoundDatabase]:
     """Each database that is a project's or looks like one."""
     return current().list_project_databases()
+
+
+def database_sizes() -> DatabaseSizes:
+    """How large the master and the projects' databases are."""
+    return current().database_sizes()
 
 
 def creation_obstacle() -> str | None:

@@ -12,10 +12,12 @@ import psycopg2.extensions
 from psycopg2 import sql
 
 from server.settings import BadSettings, get_settings
-from server.storage import contract, deletion, migrate, names, postgres, roles
+from server.storage import contract, deletion, environment, migrate, names, postgres, roles
 from server.storage.breaker import Breaker
 from server.storage.contract import (
+    AppliedStep,
     ConnectionStatus,
+    DatabaseSizes,
     DeletionResult,
     FoundDatabase,
     ProjectDatabase,
@@ -31,6 +33,8 @@ DDL_AT_ONCE = 4
 _HALF_MADE = "clawd_creating"
 # A table that is there while a migration fills the others, without their indexes.
 UNFINISHED_MIGRATION = "unfinished_migration"
+# How the connections of a backup call themselves on the server.
+BACKUP = "clawd-backup"
 
 log = logging.getLogger("clawd.database")
 
@@ -78,6 +82,17 @@ def read_db() -> Iterator[contract.Connection]:
     with postgres.errors(), _lent(_opened()) as conn:
         conn.autocommit = True
         yield conn
+
+
+@contextmanager
+def peek_db(patience: float = contract.PEEK_SECONDS) -> Iterator[contract.Connection]:
+    """A transaction that can't write, on a connection of its own."""
+    with _direct(patience=patience) as conn:
+        # Said to the transaction, not to the session, which a pooler may give to the service.
+        conn.readonly = True
+        conn.autocommit = False
+        yield conn
+        conn.rollback()
 
 
 @contextmanager
@@ -202,6 +217,18 @@ def update_schema() -> None:
         _protect_master(conn)
 
 
+def applied_steps() -> list[AppliedStep]:
+    """The steps that the master has; none where it has no tables of ours."""
+    with peek_db() as conn:
+        return migrate.read_steps(conn) if _has_table(conn, "schema_migrations") else []
+
+
+def is_production() -> bool:
+    """Whether the mark is in the master."""
+    with _direct() as conn:
+        return _has_table(conn, environment.TABLE) and environment.is_production(conn)
+
+
 def _lock_schema(conn: contract.Connection) -> None:
     transaction_lock(conn, "clawd-backend schema")
 
@@ -237,7 +264,18 @@ def _check_role(conn: contract.Connection) -> None:
 
 def _check_places(conn: contract.Connection) -> None:
     """Where the server has fewer places than the pool may take, requests fail when it is busy."""
-    most = get_settings().db_pool_max
+    most, places = get_settings().db_pool_max, count_places(conn)
+    if places < most:
+        log.warning(
+            "DB_POOL_MAX is %d, and the server has only %d places for us; make max_connections "
+            "larger there, or DB_POOL_MAX smaller",
+            most,
+            places,
+        )
+
+
+def count_places(conn: contract.Connection) -> int:
+    """How many connections the server has for our role, if nobody else had any."""
     row = contract.fetch_one(
         conn,
         """
@@ -249,13 +287,31 @@ def _check_places(conn: contract.Connection) -> None:
         WHERE rolname = current_user AND datname = current_database()
         """,
     )
-    if row and row["places"] < most:
-        log.warning(
-            "DB_POOL_MAX is %d, and the server has only %d places for us; make max_connections "
-            "larger there, or DB_POOL_MAX smaller",
-            most,
-            row["places"],
-        )
+    return int(row["places"]) if row else 0
+
+
+# What PostgreSQL says to a DROP of the master, the first guard first, by SQLSTATE.
+_GUARDS: dict[str, contract.Guard] = {
+    "42501": "rights",  # insufficient_privilege: the role isn't the owner
+    "42809": "template",  # wrong_object_type: a template is never dropped
+    "55006": "open",  # object_in_use: nor is the database that one is connected to
+}
+
+
+def try_to_drop_master() -> contract.Guard:
+    """Send a DROP of the master as our role, and say which guard PostgreSQL refuses it by.
+
+    It goes to the master itself, which no role may drop on such a connection, a superuser neither.
+    """
+    with _direct(patience=postgres.CONNECT_SECONDS) as conn:
+        row = contract.fetch_one(conn, "SELECT current_database() AS name")
+        try:
+            _ddl(conn, "DROP DATABASE {}", row["name"] if row else "")
+        except psycopg2.Error as error:
+            if error.pgcode in _GUARDS:
+                return _GUARDS[error.pgcode]
+            raise
+    raise contract.DatabaseError("PostgreSQL didn't refuse to drop the master")
 
 
 def set_up_master(admin_url: str) -> None:
@@ -405,6 +461,11 @@ def _marker(project_id: int | None) -> str:
     return f"clawd-backend: master {master}, project {project_id if project_id else 'unknown'}"
 
 
+def project_mark(project_id: int | None) -> str:
+    """The same, for those that bring databases back from elsewhere."""
+    return _marker(project_id)
+
+
 def create_project_database(
     project_name: str, template_sql: str = "", project_id: int | None = None
 ) -> str:
@@ -425,25 +486,38 @@ def make_project_database(
 ) -> None:
     """Make the database under another name, let `fill` fill it there, and rename it at the end."""
     half_made = f"{_half_made_prefix()}{uuid.uuid4().hex}"
-    with _ddl_slot(), _direct() as conn, _letting_go(conn):
+    with _renaming(db_name) as conn:
         if _exists(conn, db_name):
             raise contract.DatabaseExists(f"database '{db_name}' already exists")
         _try_lock(conn, half_made)
-        # The server ends the statement of a process that was killed in its own time: not over yet.
-        _try_lock(conn, db_name)
         try:
             _ddl(conn, "CREATE DATABASE {} TEMPLATE template0", half_made)
             _comment(conn, half_made, _marker(project_id))
             fill(half_made)
-            _ddl(conn, "ALTER DATABASE {} RENAME TO {to}", half_made, to=db_name)
-        except BaseException as error:
+            _rename(conn, half_made, db_name)
+        except BaseException:
             with suppress(psycopg2.Error, contract.DatabaseError):
                 _ddl(conn, "DROP DATABASE IF EXISTS {} WITH (FORCE)", half_made)
-            if isinstance(
-                error, psycopg2.errors.DuplicateDatabase | psycopg2.errors.UniqueViolation
-            ):
-                raise contract.DatabaseExists(f"database '{db_name}' already exists") from error
             raise
+
+
+@contextmanager
+def _renaming(db_name: str) -> Iterator[postgres.Connection]:
+    """A connection on which a database gets the name, or loses it.
+
+    The server ends the statement of a process that was killed in its own time: till then the lock
+    says that it isn't over yet.
+    """
+    with _ddl_slot(), _direct() as conn, _letting_go(conn):
+        _try_lock(conn, db_name)
+        yield conn
+
+
+def _rename(conn: postgres.Connection, name: str, to: str) -> None:
+    try:
+        _ddl(conn, "ALTER DATABASE {} RENAME TO {to}", name, to=to)
+    except (psycopg2.errors.DuplicateDatabase, psycopg2.errors.UniqueViolation) as error:
+        raise contract.DatabaseExists(f"database '{to}' already exists") from error
 
 
 _ddl_slots = threading.BoundedSemaphore(DDL_AT_ONCE)
@@ -495,40 +569,141 @@ def _apply_template(db_name: str, template_sql: str) -> None:
 
 def drop_project_database(db_name: str, project_id: int | None, force: bool) -> bool:
     """Drop the database if its comment says that it is the project's."""
+    _check_name(db_name)
+    return _drop(db_name, project_id, force)
+
+
+def drop_kept_database(kept_name: str, project_id: int, force: bool) -> bool:
+    """The same of one that was set aside."""
+    _check_kept_name(kept_name, project_id)
+    return _drop(kept_name, project_id, force)
+
+
+def _check_name(db_name: str) -> None:
+    """The guard once more, where the statement is made."""
     refusal = names.find_refusal(db_name, get_settings().db_name)
     if refusal is not None:
         raise refusal
+
+
+def _check_kept_name(kept_name: str, project_id: int) -> None:
+    refusal = names.find_kept_refusal(kept_name, project_id)
+    if refusal is not None:
+        raise refusal
+
+
+def _drop(name: str, project_id: int | None, force: bool) -> bool:
     with _ddl_slot(), _direct() as conn:
-        row = contract.fetch_one(
-            conn,
-            "SELECT shobj_description(oid, 'pg_database') AS comment, "
-            "pg_has_role(datdba, 'USAGE') AS owned, "
-            "(SELECT count(*) FROM pg_stat_activity "
-            # Autovacuum has no user, and makes way by itself.
-            "WHERE datname = %(name)s AND usesysid IS NOT NULL) AS others "
-            "FROM pg_database WHERE datname = %(name)s",
-            {"name": db_name},
-        )
-        if row is None:
+        if not _is_own(conn, name, project_id, force):
             return False
-        # One that was made by name alone belongs to whoever has its name in this master.
-        if row["comment"] not in (_marker(project_id), _marker(None)):
-            raise names.Refused(
-                f"Database '{db_name}' is not the one that this project created.", hard=True
-            )
-        if not row["owned"]:
-            raise names.Refused(f"Database '{db_name}' belongs to another role.", hard=True)
-        in_use = names.Refused(
-            f"Database '{db_name}' is in use by other connections.", hard=False, in_use=True
-        )
-        if row["others"] and not force:
-            raise in_use
-        try:
-            _ddl(conn, f"DROP DATABASE IF EXISTS {{}}{' WITH (FORCE)' if force else ''}", db_name)
-        except (psycopg2.errors.ObjectInUse, psycopg2.errors.InsufficientPrivilege) as error:
-            # Somebody came meanwhile, or a superuser is connected whom we can't send away.
-            raise in_use from error
+        _end_backups(conn, name)
+        with _unless_in_use(name):
+            _ddl(conn, f"DROP DATABASE IF EXISTS {{}}{' WITH (FORCE)' if force else ''}", name)
     return True
+
+
+def _is_own(conn: postgres.Connection, name: str, project_id: int | None, force: bool) -> bool:
+    """Whether there is such a database; raises `Refused` unless it is the project's and free."""
+    row = contract.fetch_one(
+        conn,
+        "SELECT shobj_description(oid, 'pg_database') AS comment, "
+        "pg_has_role(datdba, 'USAGE') AS owned, "
+        "(SELECT count(*) FROM pg_stat_activity "
+        # Autovacuum has no user, and makes way by itself; a backup makes way as well.
+        "WHERE datname = %(name)s AND usesysid IS NOT NULL "
+        "AND application_name <> %(backup)s) AS others "
+        "FROM pg_database WHERE datname = %(name)s",
+        {"name": name, "backup": BACKUP},
+    )
+    if row is None:
+        return False
+    # One that was made by name alone belongs to whoever has its name in this master.
+    if row["comment"] not in (_marker(project_id), _marker(None)):
+        raise names.Refused(
+            f"Database '{name}' is not the one that this project created.", hard=True
+        )
+    if not row["owned"]:
+        raise names.Refused(f"Database '{name}' belongs to another role.", hard=True)
+    if row["others"] and not force:
+        raise _in_use(name)
+    return True
+
+
+def _in_use(name: str) -> names.Refused:
+    return names.Refused(
+        f"Database '{name}' is in use by other connections.", hard=False, in_use=True
+    )
+
+
+@contextmanager
+def _unless_in_use(name: str) -> Iterator[None]:
+    """Somebody came meanwhile, or a superuser is connected whom we can't send away."""
+    try:
+        yield
+    except (psycopg2.errors.ObjectInUse, psycopg2.errors.InsufficientPrivilege) as error:
+        raise _in_use(name) from error
+
+
+def set_project_database_aside(db_name: str, kept_name: str, project_id: int, force: bool) -> bool:
+    """Rename the database if its comment says that it is the project's."""
+    _check_name(db_name)
+    _check_kept_name(kept_name, project_id)
+    with _renaming(db_name) as conn:
+        if _is_own(conn, kept_name, project_id, force=True):
+            return True
+        if not _is_own(conn, db_name, project_id, force):
+            return False
+        _check_may_rename(conn, db_name)
+        _end_backups(conn, db_name)
+        with _unless_in_use(db_name):
+            if force:
+                _send_away(conn, db_name)
+            _rename(conn, db_name, kept_name)
+    return True
+
+
+def bring_project_database_back(kept_name: str, db_name: str, project_id: int) -> bool:
+    """Rename it back; PostgreSQL refuses a name that is taken."""
+    _check_name(db_name)
+    _check_kept_name(kept_name, project_id)
+    with _renaming(db_name) as conn:
+        if not _is_own(conn, kept_name, project_id, force=False):
+            return _is_own(conn, db_name, project_id, force=True)
+        _check_may_rename(conn, kept_name)
+        _end_backups(conn, kept_name)
+        with _unless_in_use(kept_name):
+            _rename(conn, kept_name, db_name)
+    return True
+
+
+def _check_may_rename(conn: postgres.Connection, name: str) -> None:
+    """A role that may not create databases may drop its own, yet not rename them."""
+    row = contract.fetch_one(
+        conn,
+        "SELECT rolcreatedb OR rolsuper AS may FROM pg_roles WHERE rolname = current_user",
+    )
+    if not row or not row["may"]:
+        raise names.Refused(f"Database '{name}' may not be renamed by this role.", hard=True)
+
+
+def _send_away(conn: postgres.Connection, name: str) -> None:
+    """End others' connections; a new one finds the database gone, or waits for its new name."""
+    contract.execute(
+        conn,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = %s AND usesysid IS NOT NULL",
+        (name,),
+    )
+
+
+def _end_backups(conn: postgres.Connection, db_name: str) -> None:
+    """A backup goes on without a database that goes; nobody shall wait for it."""
+    contract.execute(
+        conn,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s "
+        "AND application_name = %s AND pg_has_role(usesysid, 'USAGE')",
+        (db_name, BACKUP),
+    )
 
 
 def project_database_exists(db_name: str) -> bool:
@@ -594,7 +769,28 @@ def _found(row: contract.Row, half_made: set[str]) -> FoundDatabase:
 def _may_be_a_projects(found: FoundDatabase) -> bool:
     if found["name"].startswith(_HALF_MADE):
         return False
-    return found["marked"] or names.PROJECT_DATABASE.fullmatch(found["name"]) is not None
+    forms = (names.PROJECT_DATABASE, names.KEPT_DATABASE)
+    return found["marked"] or any(form.fullmatch(found["name"]) for form in forms)
+
+
+def database_sizes() -> DatabaseSizes:
+    """As the server counts; databases that the role may not connect to are left out."""
+    with _direct() as conn:
+        master = contract.fetch_one(conn, "SELECT pg_database_size(current_database()) AS size")
+        rows = contract.fetch_all(
+            conn,
+            "SELECT datname AS name, pg_database_size(oid) AS size FROM pg_database "
+            "WHERE starts_with(coalesce(shobj_description(oid, 'pg_database'), ''), %s) "
+            "AND has_database_privilege(oid, 'CONNECT')",
+            (_marker(None).removesuffix("unknown"),),
+        )
+    # One that is dropped at this moment has no size.
+    return {
+        "master": (master or {}).get("size") or 0,
+        "projects": sum(row["size"] or 0 for row in rows),
+        "number": len(rows),
+        "largest": contract.largest((row["name"], row["size"] or 0) for row in rows),
+    }
 
 
 def creation_obstacle() -> str | None:

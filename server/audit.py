@@ -3,6 +3,7 @@
 import logging
 from datetime import UTC, datetime
 
+from server import metrics
 from server.storage.contract import Connection, execute
 
 log = logging.getLogger("clawd.audit")
@@ -27,5 +28,6 @@ def record(
         """,
         (datetime.now(UTC), user_id, action, target, outcome, detail),
     )
+    metrics.AUDITED.labels(action, outcome.partition(",")[0]).inc()
     extra = {"user_id": user_id, "target": target, "outcome": outcome, "detail": detail}
     log.log(level, action, extra=extra)

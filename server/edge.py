@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import errors
+from server import errors, metrics
 from server.logs import request_id
 from server.settings import get_settings
 
@@ -49,11 +49,15 @@ class App(FastAPI):
 
     outermost: Callable[[ASGIApp], ASGIApp] | None = None
     """What stands right inside the edge, around the answers of every other layer."""
+    unlimited: Callable[[ASGIApp], ASGIApp] | None = None
+    """What answers before the limits: however much there is to do."""
 
     def build_middleware_stack(self) -> ASGIApp:
         settings = get_settings()
         limits = Limits(settings.max_requests, settings.max_streams)
         app = limits.around(super().build_middleware_stack())
+        if self.unlimited:
+            app = self.unlimited(app)
         return Edge(self.outermost(app) if self.outermost else app)
 
 
@@ -78,6 +82,8 @@ class Limits:
     def __init__(self, max_requests: int, max_streams: int) -> None:
         self.requests = _Room(max_requests)
         self.streams = _Room(max_streams)
+        metrics.watch_room("requests", lambda: self.requests.taken, max_requests)
+        metrics.watch_room("streams", lambda: self.streams.taken, max_streams)
 
     def around(self, app: ASGIApp) -> ASGIApp:
         """The application, called only as far as there is room."""
@@ -177,6 +183,7 @@ class _Exchange:
         except ClientDisconnect:
             # Hung up on, or refused, while the body was read: nobody is there to be answered.
             self.status = CLIENT_GONE
+            metrics.answered(self.scope["method"], self._route(), CLIENT_GONE, None)
         except Exception as error:
             log.exception("unhandled exception", extra={"kind": type(error).__name__})
             if not self.status:
@@ -188,6 +195,8 @@ class _Exchange:
     async def send_message(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            seconds = time.monotonic() - self.started
+            metrics.answered(self.scope["method"], self._route(), self.status, seconds)
             headers = MutableHeaders(raw=list(message.get("headers", [])))
             add_headers(headers, self.scope)
             message = {**message, "headers": headers.raw}
@@ -211,6 +220,11 @@ class _Exchange:
             {name: value for name, value in headers.items() if name not in _ABOUT_THE_BODY}
         )
         await response(self.scope, _no_body, self.send)
+
+    def _route(self) -> str:
+        """The template of the path: paths themselves are without number."""
+        route: Any = self.scope.get("route")
+        return getattr(route, "path", None) or metrics.NO_ROUTE
 
     def _log(self) -> None:
         route: Any = self.scope.get("route")

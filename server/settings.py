@@ -22,7 +22,7 @@ from zxcvbn.frequency_lists import FREQUENCY_LISTS
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (ROOT / ".env", ROOT / ".env.postgres")  # the later one wins
 HTTP_PORTS = (8001, 8002)
-SECRETS = ("database_url", "db_password", "openclaw_token")
+SECRETS = ("database_url", "db_password", "openclaw_token", "metrics_token")
 # Passwords that stand in published examples, ours and other people's.
 WELL_KNOWN_PASSWORDS = frozenset(
     {
@@ -54,9 +54,10 @@ _DATABASE_URL = "DATABASE_URL: must be postgresql://user:password@host:port/name
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9._:-]+", re.ASCII)
 _TOKEN = re.compile(r"[!-~]+", re.ASCII)
+_LONG_TOKEN = re.compile(r"[!-~]{16,}", re.ASCII)
 
 
-def _is_well_known(password: str) -> bool:
+def is_well_known(password: str) -> bool:
     """A password that stands in an example, says that it is one, or is among the most common."""
     word = password.lower()
     speaking = ("your_", "your-", "example", "change_me", "replace")
@@ -136,7 +137,18 @@ class Settings(BaseSettings):
         Field(description="Origins, separated by commas, whose pages may call the API."),
     ] = ()
     allow_any_branch: Annotated[
-        bool, Field(description="Let production run on 8002 from a branch other than main.")
+        bool,
+        Field(
+            description="Let production run on 8002 from a branch other than main, and "
+            "development on 8001 from main."
+        ),
+    ] = False
+    allow_prod_db: Annotated[
+        bool, Field(description="Let development use a database that production has used.")
+    ] = False
+    share_port: Annotated[
+        bool,
+        Field(description="Share the port with other processes of this checkout that do so, too."),
     ] = False
     trusted_proxies: Annotated[
         str,
@@ -204,6 +216,22 @@ class Settings(BaseSettings):
             "beside DB_PATH."
         ),
     ] = None
+    backup_dir: Annotated[Path, Field(description="Folder of the backups.")] = Path("backups")
+    backup_keep: Annotated[
+        int, Field(ge=1, description="Backups that are kept; a new one removes the oldest beyond.")
+    ] = 7
+    pg_bin_dir: Annotated[
+        Path | None,
+        Field(description="Folder of pg_dump and pg_restore; unset: they are looked for."),
+    ] = None
+    undo_days: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=3650,
+            description="Days for which a deleted project can come back; 0: it is gone at once.",
+        ),
+    ] = 7
 
     auth_rate_limit: Annotated[
         Literal["on", "off"], Field(description="Limits on sign-ups and failed log-ins.")
@@ -239,6 +267,15 @@ class Settings(BaseSettings):
     gateway_total_timeout: Annotated[Seconds, Field(description="Seconds for a whole answer.")] = (
         1800
     )
+
+    metrics_token: Annotated[
+        SecretStr | None,
+        Field(description="What opens /metrics from elsewhere than this machine's loopback."),
+    ] = None
+    otel_exporter_otlp_endpoint: Annotated[
+        str | None,
+        Field(description="Where OpenTelemetry's traces and metrics go, by HTTP; unset: nowhere."),
+    ] = None
 
     @classmethod
     def settings_customise_sources(
@@ -290,6 +327,15 @@ class Settings(BaseSettings):
             raise ValueError("must be printable ASCII, since it is sent in a header")
         return value
 
+    @field_validator("metrics_token")
+    @classmethod
+    def _check_metrics_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _LONG_TOKEN.fullmatch(value.get_secret_value()):
+            raise ValueError(
+                "must be 16 or more of printable ASCII; openssl rand -hex 32 makes one"
+            )
+        return value
+
     @field_validator("trusted_proxies")
     @classmethod
     def _check_proxies(cls, value: str) -> str:
@@ -301,6 +347,15 @@ class Settings(BaseSettings):
             except ValueError:
                 raise ValueError(f"{part} is no address, nor a network like 10.0.0.0/8") from None
         return ",".join(parts)
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("must be an http:// or https:// URL")
+        return value
 
     @field_validator("openclaw_url")
     @classmethod
@@ -314,7 +369,7 @@ class Settings(BaseSettings):
             raise ValueError("must have no credentials, query or fragment; use OPENCLAW_TOKEN")
         return value.rstrip("/").removesuffix("/v1")
 
-    @field_validator("db_path", "project_db_dir")
+    @field_validator("db_path", "project_db_dir", "backup_dir", "pg_bin_dir")
     @classmethod
     def _from_root(cls, value: Path | None) -> Path | None:
         return None if value is None else ROOT / value.expanduser()
@@ -367,8 +422,9 @@ class Settings(BaseSettings):
         for name, secret in (
             ("DB_PASSWORD", self.db_password if self.postgres else None),
             ("OPENCLAW_TOKEN", self.openclaw_token),
+            ("METRICS_TOKEN", self.metrics_token),
         ):
-            if secret and _is_well_known(secret.get_secret_value()):
+            if secret and is_well_known(secret.get_secret_value()):
                 raise ValueError(f"{name}: is a published example; set a secret of your own")
 
     @property

@@ -27,11 +27,13 @@ from server.chat.turns import forget_keys
 from server.edge import StartupFailed
 from server.health.checks import Checks
 from server.logs import configure
-from server.projects import consistency, lifecycle
+from server.monitoring.page import Monitor
+from server.projects import consistency, mending, purging
 from server.sessions import deletion
 from server.settings import Settings, get_settings
+from server.storage import environment
 from server.storage.contract import Busy, DatabaseError, Misconfigured, StorageFull, Unavailable
-from server.version import branch
+from server.version import misplaced
 
 log = logging.getLogger("clawd.startup")
 
@@ -48,16 +50,19 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     configure(settings.log_format, settings.log_level)
     memory.keep_little()
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-    _check_branch(settings)
+    if reason := misplaced(settings):
+        raise StartupFailed(reason)
     state = app.state
     state.started, state.ready, state.not_ready_because = time.monotonic(), False, "starting"
     state.hashing, state.checks = Hashing(), Checks()
     state.chat = Chat(_gateway(settings), settings)
+    state.monitor = Monitor(settings, state.checks)
     log.info("database chosen", extra=database_adapter.get_database_info())
     if not await _prepare(app, first=True):
         log.warning("the database is not there yet; trying on")
     housekeeping = asyncio.create_task(_keep_house(app), name="housekeeping")
     await state.chat.generations.open()
+    state.monitor.open()
     _drain_on_signal(app, settings)
     try:
         yield
@@ -65,6 +70,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         housekeeping.cancel()
         with suppress(asyncio.CancelledError):
             await housekeeping
+        state.monitor.close()
         await state.chat.close()
         await run_in_threadpool(database_adapter.close_pool)
         log.info("stopped")
@@ -104,24 +110,13 @@ def _gateway(settings: Settings) -> Gateway:
     return HttpGateway(settings) if settings.openclaw_url else EchoGateway()
 
 
-def _check_branch(settings: Settings) -> None:
-    """Production runs what was reviewed: `main`."""
-    if settings.app_env != "production" or settings.port != 8002 or settings.allow_any_branch:
-        return
-    if branch() not in (None, "main"):
-        raise StartupFailed(
-            f"production on port 8002 runs only from branch main, this is {branch()}; "
-            "git checkout main, or set ALLOW_ANY_BRANCH=1"
-        )
-
-
 async def _prepare(app: FastAPI, *, first: bool = False) -> bool:
     """Make or update the schema; False while the database is not there.
 
     Raises `StartupFailed` for what waiting won't mend.
     """
     try:
-        await run_in_threadpool(database_adapter.init_schema)
+        await run_in_threadpool(_take_database)
     except Misconfigured as error:
         reason = str(error)
         if not reason.startswith("PostgreSQL at"):
@@ -137,6 +132,25 @@ async def _prepare(app: FastAPI, *, first: bool = False) -> bool:
     app.state.ready, app.state.not_ready_because = True, ""
     log.info("ready")
     return True
+
+
+def _take_database() -> None:
+    """Bring the database up to date, unless this is development and the database production's.
+
+    A branch's steps of schema/ would keep production itself from starting again.
+    """
+    settings = get_settings()
+    production = settings.app_env == "production"
+    marked = database_adapter.is_production()
+    if marked and not production and not settings.allow_prod_db:
+        raise Misconfigured(
+            "production has marked it as its own; set APP_ENV=production to start production, "
+            "or give development a database of its own, or set ALLOW_PROD_DB=1"
+        )
+    database_adapter.init_schema()
+    if production and not marked:
+        with database_adapter.get_db() as conn:
+            environment.mark_production(conn)
 
 
 def _place() -> str:
@@ -173,7 +187,7 @@ async def _keep_house(app: FastAPI) -> None:
         await _do(*CHORES)
 
 
-CHORES = (lifecycle.mend, deletion.mend, limits.forget_old, forget_keys)
+CHORES = (mending.mend, purging.sweep, deletion.mend, limits.forget_old, forget_keys)
 
 
 async def _do(*chores: Callable[[], None]) -> None:

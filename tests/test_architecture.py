@@ -22,12 +22,12 @@ MODULES = {
 }
 # Each may use those before it, none may use those after it.
 FEATURES = ("auth", "projects", "sessions", "images", "messages", "chat", "health")
-# The migration alone speaks to both databases at once.
+# The migration alone speaks to both databases at once; backups speak to each in its own way.
 DRIVERS = {
-    "psycopg2": r"database_postgres\.py|server/storage/postgres\.py|server/migration/\w+\.py",
-    "sqlite3": r"database\.py|server/migration/\w+\.py",
-    "database_postgres": r"database_adapter\.py|server/migration/\w+\.py|server/cli/\w+\.py",
-    "database": r"database_adapter\.py|server/migration/\w+\.py",
+    "psycopg2": r"database_postgres\.py|server/(storage/postgres|migration/\w+|backups/\w+)\.py",
+    "sqlite3": r"database\.py|server/(migration|backups|cloning)/\w+\.py",
+    "database_postgres": r"database_adapter\.py|server/(migration|backups|cli|doctor)/\w+\.py",
+    "database": r"database_adapter\.py|server/(migration|backups|cloning)/\w+\.py",
     "httpx": r"server/chat/openclaw\.py",
 }
 HTTP = {"fastapi", "starlette"}
@@ -39,12 +39,15 @@ KNOWS_HTTP = {
     "server/edge.py",
     "server/errors.py",
     "server/fields.py",
+    "server/monitoring/page.py",
+    "server/monitoring/telemetry.py",
     "server/startup.py",
 }
 A_DATABASE = {
     "server.settings",
     "server.storage.contract",
     "server.storage.deletion",
+    "server.storage.environment",
     "server.storage.migrate",
     "server.storage.names",
     "server.storage.pool",
@@ -62,13 +65,17 @@ FOUNDATIONS = {
     "server/storage/postgres.py": {
         "server.settings",
         "server.storage.contract",
+        "server.storage.plans",
         "server.storage.sqlstates",
     },
+    "server/storage/plans.py": set[str](),
     "server/storage/breaker.py": {"server.storage.contract"},
     "server/storage/migrate.py": {"server.storage.contract"},
     "server/storage/roles.py": {"server.storage.contract", "server.storage.migrate"},
     "server/storage/deletion.py": {"server.storage.contract", "server.storage.names"},
-    "server/audit.py": {"server.storage.contract"},
+    "server/storage/environment.py": {"server.storage.contract"},
+    "server/metrics.py": set[str](),
+    "server/audit.py": {"server.metrics", "server.storage.contract"},
     "database_adapter.py": {
         "server.settings",
         "server.storage.contract",
@@ -81,24 +88,40 @@ FOUNDATIONS = {
     | {"server.storage.postgres", "server.storage.breaker", "server.storage.roles"},
 }
 MAY_HAVE_SQL = re.compile(
-    r"server/\w+/queries\.py|server/audit\.py|server/auth/limits\.py|server/storage/\w+\.py"
-    r"|server/migration/\w+\.py"
+    r"server/\w+/(deleted_)?queries\.py|server/audit\.py|server/auth/limits\.py|server/storage/\w+\.py"
+    r"|server/(migration|backups|cloning)/\w+\.py"
     r"|database(_postgres)?\.py|migrate_to_postgres\.py"
 )
+# Where names of databases meet SQL through `identifier`.
+WITH_IDENTIFIER = {
+    "server/backups/postgres_scratch.py",
+    "server/backups/postgres_swap.py",
+    "server/storage/roles.py",
+}
 OWNED = {"projects", "sessions", "messages", "images"}
+OWNED |= {f"deleted_{table}" for table in OWNED}
 # Statements about everybody's rows, each with the reason why it may.
 EVERYBODYS = {
     "server/chat/queries.py:bury": "what a dead process left, whosever it is",
+    "server/chat/queries.py:count_generations": "a number, of nobody's in particular",
     "server/chat/queries.py:interrupt": "this process's own generations",
     "server/chat/queries.py:list_news": "ids whose owner was checked when the following began",
     "server/chat/queries.py:list_streaming": "this process's own generations",
     "server/chat/queries.py:list_workers": "processes that generate",
     "server/chat/queries.py:save_progress": "this process's own generations",
+    "server/cli/queries.py:count_messages_since": "a number, for the operator",
+    "server/cli/queries.py:list_users": "each account with how many projects it has, for the same",
+    "server/cli/queries.py:sum_images": "a number, for the operator",
+    "server/cloning/sources.py:projects": "a whole master is cloned",
+    "server/projects/deleted_queries.py:list_due": "its days are over, whosever it is",
+    "server/projects/deleted_queries.py:list_kept": "compared with the databases that there are",
     "server/projects/queries.py:find_unfinished": "what a crash left, finished by whoever needs it",
     "server/projects/queries.py:list_databases": "compared with the databases that there are",
     "server/projects/queries.py:list_unfinished": "what crashes left, finished at the next start",
     "server/migration/merging.py:_rename": "a whole master is moved",
     "server/migration/merging.py:_same_projects": "a whole master is moved",
+    "server/migration/postgres_taking.py:_examine": "a number, for the report",
+    "server/migration/to_postgres.py:_settle": "a number, for the report",
     "server/migration/postgres_source.py:read_projects": "a whole master is moved",
     "server/migration/snapshot.py:read_projects": "a whole master is moved",
     "server/sessions/queries.py:list_deleting": "what crashes left, finished at the next start",
@@ -197,11 +220,11 @@ def test_what_features_share_knows_none_of_them() -> None:
 
 def test_queries_take_a_connection_and_open_none() -> None:
     """So that the caller decides what is one transaction."""
-    files = [name for name in MODULES if name.endswith("/queries.py")]
+    files = [name for name in MODULES if name.endswith("queries.py")]
     assert len(files) >= 5
     for name in files:
         for found in ours(name) - {"server.storage.contract"}:
-            assert feature(found) == feature(name) or found.endswith(".queries"), name
+            assert feature(found) == feature(name) or found.endswith("queries"), name
             assert "database_adapter" not in ours(f"{found.replace('.', '/')}.py"), name
         for function in functions(name):
             if not function.name.startswith("_"):
@@ -213,7 +236,7 @@ def test_the_owner_comes_first() -> None:
     """A query about one user's rows takes `conn, user_id, ...`: nobody can forget the owner."""
     checked = 0
     for name in MODULES:
-        if name.endswith("/queries.py") and feature(name) in OWNED:
+        if name.endswith("queries.py") and feature(name) in OWNED:
             for function in functions(name):
                 arguments = [argument.arg for argument in function.args.args]
                 if "user_id" in arguments:
@@ -304,11 +327,11 @@ def test_names_come_into_ddl_as_identifiers_alone() -> None:
                 if not re.match(r"\s*(CREATE|ALTER|DROP|COMMENT ON) DATABASE\b", text):
                     continue
                 seen += 1
-                assert name in ("database_postgres.py", "server/storage/roles.py"), name
+                assert name == "database_postgres.py" or name in WITH_IDENTIFIER, name
                 for part in getattr(node, "values", []):
                     if isinstance(part, ast.FormattedValue):
                         choice = part.value
-                        if name == "server/storage/roles.py":
+                        if name in WITH_IDENTIFIER:
                             bare = isinstance(choice, ast.Name) and choice.id != "TABLE"
                             assert not bare, ast.unparse(choice)
                             continue

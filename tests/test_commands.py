@@ -284,6 +284,17 @@ def test_only_what_the_lock_knows_is_installed(tree: Path, tmp_path: Path) -> No
     assert toy(tree) == "2.0"
 
 
+def test_what_was_asked_for_once_is_kept_up_to_date(tree: Path, tmp_path: Path) -> None:
+    """An update once left OpenTelemetry's packages behind, which fit no other version's."""
+    shelf = tmp_path / "shelf"
+    lock(tree, wheel(shelf, "1.0"))
+    (tree / "requirements.lock").rename(tree / "requirements-otel.lock")
+    (tree / "requirements.lock").write_text("", "utf-8")
+    (tree / "venv" / ".installed" / "requirements-otel.lock").write_text("of old", "utf-8")
+    done = install(tree, shelf)
+    assert (done.returncode, toy(tree)) == (0, "1.0"), done.stderr
+
+
 def test_nothing_is_built_unless_somebody_says_so(tree: Path, tmp_path: Path) -> None:
     """A source runs code of its own while it is built, with tools that no lock names."""
     shelf, mark = tmp_path / "shelf", tmp_path / "built"
@@ -319,8 +330,9 @@ def test_locks_are_made_from_the_ranges(tree: Path, tmp_path: Path) -> None:
     shelf = tmp_path / "shelf"
     (tree / "venv" / "bin" / "uv").symlink_to(Path(sys.executable).with_name("uv"))
     (tree / "requirements.txt").write_text("toy>=1,<2\n", "utf-8")
-    (tree / "requirements-dev.txt").write_text("-r requirements.txt\n", "utf-8")
-    for name in ("requirements.lock", "requirements-dev.lock"):
+    for name in ("requirements-otel.txt", "requirements-dev.txt"):
+        (tree / name).write_text("-r requirements.txt\n", "utf-8")
+    for name in ("requirements.lock", "requirements-otel.lock", "requirements-dev.lock"):
         (tree / name).unlink()
     offline = {"UV_OFFLINE": "1", "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(shelf)}
     for version in ("1.0", "2.0"):
@@ -505,7 +517,9 @@ def test_pm2_file_fits_the_scripts() -> None:
         assert os.access(script, os.X_OK)
         assert script.read_text("utf-8").startswith("#!/usr/bin/env bash\n")
         assert app["interpreter"] == "bash"
-        assert app["kill_timeout"] > 1000 * Settings.model_fields["shutdown_grace"].default
+        grace = app["env"].get("SHUTDOWN_GRACE", Settings.model_fields["shutdown_grace"].default)
+        # uvicorn waits 5 seconds longer, and what is then saved may take 10.
+        assert app["kill_timeout"] > 1000 * (float(grace) + 15)
         assert app["autorestart"]
         assert app["restart_delay"] > 0
     env = {name: (app["env"]["PORT"], app["env"]["APP_ENV"]) for name, app in apps.items()}

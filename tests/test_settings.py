@@ -247,6 +247,7 @@ def test_a_secret_from_a_file(tree: Tree, tmp_path: Path, name: str) -> None:
     """`NAME_FILE`, from the environment or a file; one line end is cut off, nothing else."""
     variable = name.upper()
     odd = {"database_url": "postgresql://u:x@h/d", "openclaw_token": "s3cret~"}
+    odd["metrics_token"] = "s3cret~of-16-letters"
     secret = odd.get(name, " s3cret \u00e9 ")
     path = tmp_path / "secret"
     for end in ("", "\n", "\r\n"):
@@ -323,6 +324,8 @@ def test_a_bad_secret_file_is_named(tree: Tree, tmp_path: Path) -> None:
         ("GATEWAY_TOTAL_TIMEOUT", "nan"),
         ("GATEWAY_TOTAL_TIMEOUT", "inf"),
         ("DB_POOL_WAIT", "1e12"),
+        ("METRICS_TOKEN", "hidden"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318"),
     ],
 )
 def test_a_bad_value_is_named_in_one_line(tree: Tree, name: str, value: str) -> None:

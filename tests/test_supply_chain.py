@@ -14,7 +14,11 @@ from packaging.utils import canonicalize_name
 
 from tests.service import ROOT
 
-RANGES = {"requirements.lock": "requirements.txt", "requirements-dev.lock": "requirements-dev.txt"}
+RANGES = {
+    "requirements.lock": "requirements.txt",
+    "requirements-otel.lock": "requirements-otel.txt",
+    "requirements-dev.lock": "requirements-dev.txt",
+}
 HERE = {name: str(value) for name, value in default_environment().items()}
 SYSTEMS = [
     {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
@@ -110,7 +114,8 @@ def test_the_lock_keeps_to_the_ranges(lock: str) -> None:
 
 def test_the_checks_run_on_what_a_server_runs_on() -> None:
     """The lock of the checks holds all of the service's, with the same versions and hashes."""
-    assert set(pins("requirements.lock")) <= set(pins("requirements-dev.lock"))
+    assert set(pins("requirements.lock")) <= set(pins("requirements-otel.lock"))
+    assert set(pins("requirements-otel.lock")) <= set(pins("requirements-dev.lock"))
 
 
 def test_these_tests_run_on_what_is_locked() -> None:

@@ -12,6 +12,7 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 import database_adapter
+from server import metrics
 from server.chat import outcome, queries, request
 from server.chat.gateway import Gateway
 from server.chat.transcript import Transcript
@@ -40,9 +41,11 @@ Reason = Literal["stopped", "interrupted", "gone"]
 class Generation(Transcript):
     """One answer that this process generates, from the row in status `streaming` to its end."""
 
-    def __init__(self, turn: Turn, much: Callable[[], None]) -> None:
+    def __init__(self, turn: Turn, much: Callable[[], None], *, stream: bool) -> None:
         super().__init__()
         self.turn = turn
+        self.stream = stream
+        self.begun = time.monotonic()
         self.id: int = turn.assistant["id"]
         self.usage: tuple[int, int] | None = None
         self.saved = 0
@@ -52,6 +55,8 @@ class Generation(Transcript):
 
     def add_text(self, text: str) -> None:
         """Take the next piece from the gateway."""
+        if not self.length and text:
+            metrics.first_token(time.monotonic() - self.begun, stream=self.stream)
         super().add_text(text)
         if self.length - self.saved > SAVE_CHARACTERS:
             self._much()
@@ -86,6 +91,7 @@ class Generations:
     def __init__(self, gateway: Gateway, settings: Settings) -> None:
         self.gateway = gateway
         self.draining = False
+        self._over = False
         self._settings = settings
         self._worker = Worker()
         self._running: dict[int, Generation] = {}
@@ -98,6 +104,7 @@ class Generations:
         # Threads that requests can't use up; `urgent` does the same for the connections.
         self._limiter = CapacityLimiter(4)
         self._pulse = CapacityLimiter(1)
+        metrics.RUNNING.set_function(lambda: self.count)
 
     @property
     def count(self) -> int:
@@ -134,13 +141,13 @@ class Generations:
 
     def interrupt(self) -> None:
         """Break off every answer; from now on there are no new ones."""
-        self.draining = True
+        self.draining = self._over = True
         for generation in list(self._running.values()):
             generation.cancel("interrupted")
 
     async def start(self, user_id: int, wanted: Wanted, *, stream: bool) -> Generation | Replay:
         """Take what the user says and ask the gateway, in a task that no client can cut."""
-        if self.draining:
+        if self._over:
             raise Overloaded("The service is restarting.", code="restarting", retry_after=2)
         task = asyncio.create_task(self._start(user_id, wanted, stream=stream))
         self._hold(task)
@@ -160,14 +167,14 @@ class Generations:
 
     def _ask(self, turn: Turn, *, stream: bool) -> Generation:
         """Ask the gateway for the answer of a turn that is stored."""
-        generation = Generation(turn, self._much.set)
+        generation = Generation(turn, self._much.set, stream=stream)
         body = request.build(self._settings, turn.session_key, turn.said, stream=stream)
         # What was said, with its images, is in the body now, which the gateway empties.
         turn.said.clear()
         generation.asking = asyncio.create_task(self.gateway.answer(body, generation))
         # Not before: a row that fails on the way here is a stray, and is ended as one.
         self._running[generation.id] = generation
-        if self.draining:
+        if self._over:
             generation.cancel("interrupted")
         self._hold(asyncio.create_task(self._see_through(generation)))
         return generation
@@ -191,6 +198,7 @@ class Generations:
         del self._running[generation.id]
         generation.end(final, generation.problem)
         generation.asking = None
+        metrics.GENERATIONS.labels(final.status).inc()
         log.info(
             "generation ended",
             extra={
@@ -368,4 +376,5 @@ def _status(generation: Generation, asking: asyncio.Task[None]) -> str:
     if not isinstance(error, Problem):
         log.error("generation failed", exc_info=error, extra={"message_id": generation.id})
     generation.problem = error if isinstance(error, Problem) else Problem()
+    metrics.GATEWAY_ERRORS.labels(generation.problem.code).inc()
     return "interrupted" if generation.length else "failed"

@@ -84,6 +84,14 @@ class HttpGateway:
         if response.status_code >= 500:
             raise Overloaded("The AI gateway is not ready.", code="gateway_not_ready")
 
+    async def ask(self, path: str) -> tuple[int, str]:
+        """The status and the Date of what it answers to a GET."""
+        try:
+            response = await self._client.get(path, timeout=1.5)
+        except httpx.HTTPError as error:
+            raise _from_httpx(error) from error
+        return response.status_code, response.headers.get("date", "")
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()

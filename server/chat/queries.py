@@ -94,6 +94,31 @@ def list_streaming(conn: Connection, worker_id: str) -> dict[int, bool]:
     return {row["id"]: bool(row["stop_requested"]) for row in rows}
 
 
+def count_generations(conn: Connection) -> Row:
+    """How many answers all processes generate, `waiting` for their first text, and the processes.
+
+    Those that died lately are still among them.
+    """
+    row = fetch_one(
+        conn,
+        """
+        SELECT count(*) AS running, count(CASE WHEN content = '' THEN 1 END) AS waiting,
+            (SELECT count(*) FROM workers) AS workers
+        FROM messages WHERE status = 'streaming'
+        """,
+    )
+    return row or {"running": 0, "waiting": 0, "workers": 0}
+
+
+def stop_all(conn: Connection, user_id: int) -> int:
+    """Ask whoever generates answers for the user to stop; the number of such answers."""
+    return execute(
+        conn,
+        "UPDATE messages SET stop_requested = TRUE WHERE user_id = %s AND status = 'streaming'",
+        (user_id,),
+    )
+
+
 def finish(
     conn: Connection,
     user_id: int,

@@ -30,7 +30,7 @@ class Chat:
         self.mirrors = Mirrors()
 
     def drain(self) -> None:
-        """Take no new turns; those that run go on."""
+        """Let what runs come to its end, and what open connections still bring."""
         self.generations.draining = True
 
     def interrupt(self) -> None:

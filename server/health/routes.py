@@ -100,10 +100,11 @@ async def db(checks: CurrentChecks) -> JSONResponse:
     return _answer(part, ok=part.status == "ok")
 
 
-@router.get("/health/queue", responses=_DOWN)
-async def queue(request: Request) -> Part:
-    """The answers being generated in this process."""
-    return Part(status="ok", running=request.app.state.chat.generations.count)
+@router.get("/health/queue", response_model=Part, responses=_DOWN)
+async def queue(request: Request, checks: CurrentChecks) -> JSONResponse:
+    """The answers being generated, by all processes on this database."""
+    part = await checks.queue(request.app.state.chat.generations.count)
+    return _answer(part, ok=part.status == "ok")
 
 
 @router.get("/health/gateway", response_model=Part, responses=_DOWN)

@@ -21,7 +21,7 @@ from server.importing.queries import find_project
 from server.importing.report import UNREADABLE, Report
 from server.importing.run import Run, Tell
 from server.importing.store import Target
-from server.projects import lifecycle
+from server.projects import creation
 from server.settings import BadSettings, get_settings
 from server.storage.contract import DatabaseError
 
@@ -88,7 +88,7 @@ def _target(email: str, project: str, *, create: bool) -> Target:
             raise _CannotRun(f"nobody has the address {email}: sign up first")
         project_id = find_project(conn, account["id"], project)
     if project_id is None and create:
-        project_id = lifecycle.create(account["id"], project, None, "blank")["id"]
+        project_id = creation.create(account["id"], project, None, "blank")["id"]
     return Target(account["id"], project_id, datetime.now(UTC))
 
 

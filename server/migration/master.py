@@ -14,8 +14,24 @@ _KINDS = {
     "TIMESTAMPTZ": Kind.TIME,
     "BYTEA": Kind.BYTES,
 }
-# What the target has of its own: its steps, and the processes that run on it.
-NOT_COPIED = ("schema_migrations", "workers")
+# What the target has of its own: its steps, the processes that run on it, and whether production
+# does. What was deleted and could still come back stays where its databases are.
+DELETED = (
+    "deleted_projects",
+    "deleted_sessions",
+    "deleted_messages",
+    "deleted_images",
+    "deleted_imported_sessions",
+    "deleted_imported_messages",
+)
+NOT_COPIED = ("schema_migrations", "workers", "environment", *DELETED)
+
+
+def deleted_stay(count: int) -> list[str]:
+    """What the report says of deleted projects that could still come back."""
+    return [f"{count} deleted project(s) stay in the source: they can't come back here"] * bool(
+        count
+    )
 
 
 def empty_master() -> sqlite3.Connection:

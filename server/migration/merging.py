@@ -219,9 +219,12 @@ class Merging:
         key = quote(table.key[0])
         return {
             row[0]
+            # What was deleted there may come back, with the same ids.
+            for name in (table.name, f"deleted_{table.name}")
+            if target.value(self._present, "SELECT to_regclass(%s)", (quote(name),))
             for row in target.rows(
                 self._present,
-                f"SELECT {key} FROM {quote(table.name)} WHERE {key} BETWEEN %s AND %s",
+                f"SELECT {key} FROM {quote(name)} WHERE {key} BETWEEN %s AND %s",
                 (ours[0], ours[-1]),
             )
         }

@@ -14,6 +14,7 @@ from server.migration import (
 )
 from server.migration.census import Finding
 from server.migration.folder import Folder
+from server.migration.master import deleted_stay
 from server.migration.postgres_copy import Found
 from server.migration.postgres_schema import FileSchema, Pair, read_postgres_schema
 from server.migration.postgres_source import Changes, Moment
@@ -85,6 +86,9 @@ class Taking:
         """Look through all databases; the projects that have one."""
         report, options = self.report, self.request.options
         self._look_for_unknown(moment)
+        if target.value(moment.conn, "SELECT to_regclass('deleted_projects')"):
+            kept = target.value(moment.conn, "SELECT count(*) FROM deleted_projects")
+            report.notes += deleted_stay(int(kept))
         if all(found.option for found in report.findings):
             report.findings += self._look_through(moment, postgres_source.master_pairs(moment))
         projects = []

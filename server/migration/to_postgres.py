@@ -22,7 +22,7 @@ from server.migration.census import Finding, Options
 from server.migration.compare import Difference, TableResult
 from server.migration.copying import Work, apply_plans, copy_chunk, survey
 from server.migration.folder import Folder, earlier, new
-from server.migration.master import empty_master, master_tables
+from server.migration.master import deleted_stay, empty_master, master_tables
 from server.migration.projects import Project, ProjectResult
 from server.migration.report import Exit, Report, Screen, write
 from server.migration.rows import Chunk, Digest
@@ -190,6 +190,9 @@ class Run:
             raise Stop(Exit.DECISIONS, str(error)) from error
         if steps:
             self.report.notes.append(f"brought up to date on a copy: {', '.join(steps)}")
+        with source.opened(folder.database(MASTER)) as conn:
+            (kept,) = conn.execute("SELECT count(*) FROM deleted_projects").fetchone()
+        self.report.notes += deleted_stay(kept)
         active = snapshot.read_projects(folder.database(MASTER))
         options = self.request.options
         self.report.findings, odd = snapshot.examine(folder, active, options)

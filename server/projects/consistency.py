@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import database_adapter
-from server.projects import queries
+from server.projects import deleted_queries, queries
 from server.storage.contract import FoundDatabase, Locked, Row, Unavailable
 
 log = logging.getLogger("clawd.projects")
@@ -25,7 +25,8 @@ Kind = Literal[
 _MEANINGS: dict[Kind, str] = {
     "orphan_database": "it is ours and no project names it: its row was deleted by hand, or the "
     "master comes from a backup that is older",
-    "missing_database": "its project names it and it is not there: somebody dropped it",
+    "missing_database": "its project, or its deleted project, names it and it is not there: "
+    "somebody dropped it",
     "foreign_database": "it doesn't carry the mark of the project that names it: somebody else "
     "made it, or put it back from a backup without its mark",
     "half_made_database": "its creation died half-way",
@@ -94,10 +95,13 @@ def _compare() -> list[Finding]:
     databases = {found["name"]: found for found in database_adapter.list_project_databases()}
     with database_adapter.read_db() as conn:
         projects = queries.list_databases(conn)
-    named = {project["db_name"] for project in projects}
+        kept = deleted_queries.list_kept(conn)
     pairs = [(project, databases.get(project["db_name"])) for project in projects]
+    kept_pairs = [(project, databases.get(project["kept_name"])) for project in kept]
+    named = {project["db_name"] for project in projects} | {row["kept_name"] for row in kept}
     return [
         *(finding for pair in pairs for finding in _check_project(*pair)),
+        *(finding for pair in kept_pairs for finding in _check_kept(*pair)),
         *(
             finding
             for name, found in databases.items()
@@ -122,9 +126,27 @@ def _check_project(project: Row, found: FoundDatabase | None) -> Iterator[Findin
     elif not found["valid"]:
         cure = f"DELETE /projects/{project_id}"
         yield _finding("invalid_database", name, project_id, cure)
-    elif not found["marked"] or found["project_id"] not in (None, project_id):
+    elif not _is_marked(found, project_id):
         cure = "find out whose it is; where it is the project's, give it the mark"
         yield _finding("foreign_database", name, project_id, cure)
+
+
+def _check_kept(deleted: Row, found: FoundDatabase | None) -> Iterator[Finding]:
+    """What a deletion set aside; while a project moves, its row among the projects is found."""
+    name, project_id = deleted["kept_name"], deleted["id"]
+    if deleted["status"] == "purging":
+        cure = "nothing to do: a running service finishes it within a minute"
+        yield _finding("unfinished_project", deleted["db_name"], project_id, cure)
+    elif deleted["status"] == "deleted" and name is not None and found is None:
+        cure = f"put it back from a backup, or DELETE /projects/{project_id}?purge=true"
+        yield _finding("missing_database", name, project_id, cure)
+    elif found is not None and not _is_marked(found, project_id):
+        cure = "find out whose it is; where it is the project's, give it the mark"
+        yield _finding("foreign_database", name, project_id, cure)
+
+
+def _is_marked(found: FoundDatabase, project_id: int) -> bool:
+    return found["marked"] and found["project_id"] in (None, project_id)
 
 
 def _check_unnamed(found: FoundDatabase) -> Iterator[Finding]:

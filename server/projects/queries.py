@@ -83,13 +83,13 @@ def create_project(
     return row["id"] if row else None
 
 
-def set_status(conn: Connection, user_id: int, project_id: int, status: str) -> bool:
-    """Move the project on in its life; False when it is gone."""
+def set_status(conn: Connection, user_id: int, project_id: int, before: str, after: str) -> bool:
+    """Move the project on in its life from a status; False when it wasn't in that."""
     return bool(
         execute(
             conn,
-            "UPDATE projects SET status = %s WHERE user_id = %s AND id = %s",
-            (status, user_id, project_id),
+            "UPDATE projects SET status = %s WHERE user_id = %s AND id = %s AND status = %s",
+            (after, user_id, project_id, before),
         )
     )
 

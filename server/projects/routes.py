@@ -11,11 +11,13 @@ from server import cursors
 from server.auth.guard import CurrentCaller
 from server.errors import Invalid, NotFound, problems
 from server.fields import Cursor, Instant, Limit, Page, PathId, Text
-from server.projects import lifecycle, queries
+from server.projects import creation, deleted_queries, deletion, queries, restoration
 from server.storage.contract import Row
 
 router = APIRouter(tags=["projects"])
 
+# One spelling of what overrides a guard, or keeps nothing.
+Flag = Literal["true", "false"]
 Description = Annotated[Text, Field(max_length=10_000, examples=["Books and records."])]
 
 _PROJECT: dict[str, Any] = {
@@ -92,12 +94,24 @@ class Cleanup(BaseModel):
 class Deletion(BaseModel):
     """A project that is gone; `warning` only when it was forced or something was unusual."""
 
-    success: Literal[True] = True
-    status: Literal["deleted"] = "deleted"
-    message: str = "Project deleted"
+    success: Literal[True]
+    status: Literal["deleted"]
+    message: str = Field(examples=["Project deleted"])
     database: str = Field(examples=["amazon_db"])
     cleanup: Cleanup
+    restorable_until: Instant | None = Field(description="null: it is gone for good.")
     warning: str | None = None
+
+
+class DeletedProject(BaseModel):
+    """A project that is gone and can come back until then."""
+
+    id: int
+    name: str = Field(examples=["amazon"])
+    description: str | None
+    db_name: str = Field(examples=["amazon_db"])
+    deleted_at: Instant
+    restorable_until: Instant = Field(validation_alias="due_at")
 
 
 @router.get("/project-types", responses=problems(400, 401, 422))
@@ -129,7 +143,7 @@ def list_projects(caller: CurrentCaller, limit: Limit = 50, cursor: Cursor = Non
 def create_project(body: NewProject, caller: CurrentCaller) -> Project:
     """Make a project and its database: both or neither."""
     name = body.name.lower() if body.name.isascii() else body.name
-    row = lifecycle.create(caller.id, name, body.description, body.project_type)
+    row = creation.create(caller.id, name, body.description, body.project_type)
     return Project.model_validate(row)
 
 
@@ -170,7 +184,7 @@ def describe_database(project_id: PathId, caller: CurrentCaller) -> DatabaseInfo
 
 @router.delete(
     "/projects/{project_id}",
-    response_model_exclude_none=True,
+    response_model_exclude_unset=True,
     responses=problems(400, 401, 403, 404, 409, 422),
 )
 def delete_project(
@@ -178,18 +192,52 @@ def delete_project(
     caller: CurrentCaller,
     request: Request,
     force: Annotated[
-        Literal["true", "false"],
+        Flag,
         Query(description="Go on where a refusal says `force_required: true`."),
     ] = "false",
+    purge: Annotated[
+        Flag,
+        Query(description="Keep nothing; of a deleted project: keep it no longer."),
+    ] = "false",
 ) -> Deletion:
-    """Delete a project with its database, sessions and messages."""
-    if len(request.query_params.getlist("force")) > 1:
-        raise Invalid("force: was given more than once", loc=("query", "force"))
-    deleted = lifecycle.delete(caller.id, project_id, force=force == "true")
-    return Deletion(
-        database=deleted.database,
-        cleanup=Cleanup(
-            database_dropped=deleted.dropped, sessions=deleted.sessions, messages=deleted.messages
-        ),
-        warning="; ".join(deleted.warnings) or None,
+    """Delete a project with its database, sessions and messages; for some days it can come back."""
+    for name in ("force", "purge"):
+        if len(request.query_params.getlist(name)) > 1:
+            raise Invalid(f"{name}: was given more than once", loc=("query", name))
+    deleted = deletion.delete(caller.id, project_id, force=force == "true", purge=purge == "true")
+    return Deletion.model_validate(
+        {
+            "success": True,
+            "status": "deleted",
+            "message": "Project deleted",
+            "database": deleted.database,
+            "cleanup": {
+                "database_dropped": deleted.dropped,
+                "sessions": deleted.sessions,
+                "messages": deleted.messages,
+            },
+            "restorable_until": deleted.until,
+            **({"warning": "; ".join(deleted.warnings)} if deleted.warnings else {}),
+        }
     )
+
+
+@router.get("/deleted-projects", responses=problems(400, 401, 422))
+def list_deleted_projects(
+    caller: CurrentCaller, limit: Limit = 50, cursor: Cursor = None
+) -> Page[DeletedProject]:
+    """The caller's projects that can come back, the one deleted last first."""
+    before = None if cursor is None else cursors.decode_instant_and_id(cursor)
+    with database_adapter.read_db() as conn:
+        rows = deleted_queries.list_deleted(conn, caller.id, before, limit + 1)
+    items, more = rows[:limit], len(rows) > limit
+    return Page(
+        items=[DeletedProject.model_validate(row) for row in items],
+        next_cursor=cursors.encode(items[-1]["deleted_at"], items[-1]["id"]) if more else None,
+    )
+
+
+@router.post("/projects/{project_id}/restore", responses=problems(400, 401, 403, 404, 409, 422))
+def restore_project(project_id: PathId, caller: CurrentCaller) -> Project:
+    """Bring a deleted project back with its database, sessions and messages."""
+    return Project.model_validate(restoration.restore(caller.id, project_id))

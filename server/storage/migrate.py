@@ -1,13 +1,14 @@
 """Applies the numbered files in schema/, each once, in order."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
-from server.storage.contract import Connection, Misconfigured, execute, fetch_all
+from server.storage.contract import AppliedStep, Connection, Misconfigured, execute, fetch_all
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "schema"
 
@@ -70,6 +71,40 @@ def list_applied(conn: Connection) -> list[tuple[str, str]]:
     """The steps that a database has, each with its checksum."""
     rows = fetch_all(conn, "SELECT name, checksum FROM schema_migrations")
     return [(row["name"], row["checksum"]) for row in rows]
+
+
+def read_steps(conn: Connection) -> list[AppliedStep]:
+    """The same with the times, in the order in which steps have their names."""
+    rows = fetch_all(conn, "SELECT name, checksum, applied_at FROM schema_migrations ORDER BY name")
+    return [AppliedStep(**row) for row in rows]  # type: ignore[typeddict-item]
+
+
+State = Literal["applied", "pending", "unknown", "edited"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a database stands to a step; `unknown` ones were applied by a newer version."""
+
+    name: str
+    state: State
+    applied_at: str | None
+
+
+def survey(applied: Sequence[AppliedStep], known: list[Step]) -> list[Standing]:
+    """Every step that the database or this code has, by name."""
+    there = {step["name"]: step for step in applied}
+    ours = {step.name: step.checksum for step in known}
+    found = []
+    for name in sorted(there.keys() | ours.keys()):
+        step = there.get(name)
+        state: State = "pending" if step is None else "applied"
+        if step is not None and name not in ours:
+            state = "unknown"
+        elif step is not None and ours[name] != step["checksum"]:
+            state = "edited"
+        found.append(Standing(name, state, step["applied_at"] if step else None))
+    return found
 
 
 def migrate(

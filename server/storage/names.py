@@ -1,12 +1,16 @@
 """The guard: which names a project and its database may have, which database may be dropped."""
 
 import re
+import secrets
 
 from server.storage.contract import DatabaseError
 
 # 59 characters and `_db` stay inside PostgreSQL's 63 bytes, beyond which it cuts names silently.
 PROJECT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,58}", re.ASCII)
 PROJECT_DATABASE = re.compile(r"[a-z][a-z0-9_]{0,58}_db", re.ASCII)
+# What a deleted project's database is called while it is kept: no project's has a `~`, and the end
+# is random, so that nothing else on the server, of another master or an earlier life, has it too.
+KEPT_DATABASE = re.compile(r"deleted~([1-9][0-9]{0,18})~[0-9a-f]{16}", re.ASCII)
 
 MASTER_NAMES = frozenset({"dreampilot", "defaultdb", "postgres"})
 SYSTEM_NAMES = frozenset({"template0", "template1", "information_schema", "pg_catalog"})
@@ -64,6 +68,22 @@ def find_refusal(db_name: str, master: str) -> Refused | None:
         return Refused(f"Cannot delete system database '{db_name}'.", hard=True)
     if not PROJECT_DATABASE.fullmatch(str(db_name)):
         return Refused(f"'{db_name}' is not the name of a project database.", hard=True)
+    return None
+
+
+def new_kept_name(project_id: int) -> str:
+    """The name under which a deleted project's database is kept; each time another one."""
+    return f"deleted~{project_id}~{secrets.token_hex(8)}"
+
+
+def find_kept_refusal(kept_name: str, project_id: int) -> Refused | None:
+    """Why this is no name under which the project's database was ever kept, or None."""
+    match = KEPT_DATABASE.fullmatch(str(kept_name))
+    if match is None or match[1] != str(project_id):
+        return Refused(
+            f"'{kept_name}' is not the name of a database that project {project_id} left.",
+            hard=True,
+        )
     return None
 
 

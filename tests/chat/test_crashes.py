@@ -106,7 +106,7 @@ def test_a_starting_process_leaves_the_others_rows_alone(one: Service, two: Serv
 
 
 def test_sigterm(one: Service) -> None:
-    """No new chats; what can end within the grace ends, the rest is saved; exit 0."""
+    """No new connections; what can end within the grace ends, the rest is saved; exit 0."""
     api = sign_up(one)
     short, long, idle = api.session(), api.session(), api.session()
     quick = begin(api, short["id"], "[[gateway:answer tokens=12 delay=0.1]]")

@@ -932,3 +932,217 @@ def test_postgres_few_are_made_at_a_time(
             time.sleep(0.01)
     assert len({creation.result() for creation in creations}) == 10
     assert 1 < most <= 4 + postgres_database.pool_stats()["size"]
+
+
+KEPT = "deleted~1~0123456789abcdef"
+NOT_KEPT = (
+    "",
+    "deleted~2~0123456789abcdef",
+    "deleted~1~0123456789abcdeg",
+    "deleted~1~0123456789abcde",
+    "deleted~01~0123456789abcdef",
+    "Deleted~1~0123456789abcdef",
+    "deleted~1~0123456789abcdef\n",
+    "deleted~1~0123456789abcdef\0",
+    "deleted~1~../../../master",
+    "x/deleted~1~0123456789abcdef",
+    'deleted~1~"; DROP DATABASE x --',
+)
+
+
+def test_set_aside_and_brought_back(database: contract.Database, name: str) -> None:
+    """The name is free meanwhile; done again it is done already; what is in it stays."""
+    db_name = database.create_project_database(name, "CREATE TABLE b (id BIGINT)", 1)
+    for _ in range(2):
+        assert database.set_project_database_aside(db_name, KEPT, 1, force=False) is True
+        assert not database.project_database_exists(db_name)
+        assert database.project_database_exists(KEPT)
+    found = [one for one in database.list_project_databases() if one["name"] == KEPT]
+    assert [(one["marked"], one["half_made"]) for one in found] == [(True, False)]
+    for _ in range(2):
+        assert database.bring_project_database_back(KEPT, db_name, 1) is True
+        assert not database.project_database_exists(KEPT)
+    described = database.describe_project_database(db_name)
+    assert described is not None
+    assert described["tables"] == ["b"]
+    assert database.set_project_database_aside(db_name, KEPT, 1, force=False)
+    assert database.drop_kept_database(KEPT, 1, force=False) is True
+    assert database.drop_kept_database(KEPT, 1, force=False) is False
+    assert database.set_project_database_aside(db_name, KEPT, 1, force=False) is False
+    assert database.bring_project_database_back(KEPT, db_name, 1) is False
+    assert everything(database) <= {"deleted"}
+
+
+def test_nothing_is_brought_back_over_another(database: contract.Database, name: str) -> None:
+    """Neither another project's nor somebody's: both stay what they are."""
+    db_name = database.create_project_database(name, "CREATE TABLE first (id BIGINT)", 1)
+    database.set_project_database_aside(db_name, KEPT, 1, force=False)
+    assert database.create_project_database(name, "CREATE TABLE second (id BIGINT)", 2) == db_name
+    with pytest.raises(contract.DatabaseExists):
+        database.bring_project_database_back(KEPT, db_name, 1)
+    described = database.describe_project_database(db_name)
+    assert described is not None
+    assert described["tables"] == ["second"]
+    assert database.project_database_exists(KEPT)
+    assert database.drop_kept_database(KEPT, 1, force=False)
+    assert database.project_database_exists(db_name)
+
+
+def test_protected_names_are_never_renamed(database: contract.Database) -> None:
+    """Nor is anything given the name of one, or dropped as if it had been kept."""
+    for protected, spell in itertools.product(PROTECTED, SPELLINGS):
+        spelling = spell(protected)
+        attempts: tuple[Callable[[], bool], ...] = (
+            lambda: database.set_project_database_aside(spelling, KEPT, 1, force=True),  # noqa: B023
+            lambda: database.bring_project_database_back(KEPT, spelling, 1),  # noqa: B023
+            lambda: database.set_project_database_aside("a_db", spelling, 1, force=True),  # noqa: B023
+            lambda: database.bring_project_database_back(spelling, "a_db", 1),  # noqa: B023
+            lambda: database.drop_kept_database(spelling, 1, force=True),  # noqa: B023
+        )
+        for attempt in attempts:
+            with pytest.raises(Refused) as caught:
+                attempt()
+            assert caught.value.hard
+    assert everything(database) == set()
+
+
+def test_only_its_own_kept_names_are_a_projects(database: contract.Database, name: str) -> None:
+    """A malformed one, or another project's, is refused for good: nothing is renamed or dropped."""
+    db_name = database.create_project_database(name, "", 1)
+    before = everything(database)
+    for kept in NOT_KEPT:
+        attempts: tuple[Callable[[], bool], ...] = (
+            lambda: database.set_project_database_aside(db_name, kept, 1, force=True),  # noqa: B023
+            lambda: database.bring_project_database_back(kept, db_name, 1),  # noqa: B023
+            lambda: database.drop_kept_database(kept, 1, force=True),  # noqa: B023
+        )
+        for attempt in attempts:
+            with pytest.raises(Refused) as caught:
+                attempt()
+            assert caught.value.hard
+    for malformed in MALFORMED:
+        with pytest.raises(Refused):
+            database.set_project_database_aside(malformed, KEPT, 1, force=True)
+        with pytest.raises(Refused):
+            database.bring_project_database_back(KEPT, malformed, 1)
+    with pytest.raises(Refused):
+        database.drop_project_database(KEPT, 1, force=True)
+    assert everything(database) == before
+
+
+def test_setting_aside_what_is_in_use(database: contract.Database, name: str) -> None:
+    """A soft refusal, quickly; forced, others are cut off. Bringing back has no force."""
+    db_name = database.create_project_database(name, "CREATE TABLE a (id BIGINT)", 1)
+    with inside(database, db_name):
+        started = time.monotonic()
+        with pytest.raises(Refused, match="in use") as caught:
+            database.set_project_database_aside(db_name, KEPT, 1, force=False)
+        assert (caught.value.hard, caught.value.in_use) == (False, True)
+        assert database.set_project_database_aside(db_name, KEPT, 1, force=True) is True
+        assert time.monotonic() - started < 2
+    place = f"deleted/{KEPT}" if database.BACKEND == "sqlite" else KEPT
+    with inside(database, place):
+        with pytest.raises(Refused, match="in use") as caught:
+            database.bring_project_database_back(KEPT, db_name, 1)
+        assert caught.value.in_use
+    assert database.bring_project_database_back(KEPT, db_name, 1)
+    assert database.drop_project_database(db_name, 1, force=False)
+
+
+def test_postgres_setting_aside_what_is_not_the_projects(
+    postgres_database: contract.Database, server: postgres.Server, name: str
+) -> None:
+    """Another project's, another role's, a superuser's inside, or without the right to rename."""
+    database = postgres_database
+    db_name, role = database.create_project_database(name, "", 1), get_settings().db_user
+
+    def refusal(project_id: int = 1) -> Refused:
+        kept = KEPT.replace("~1~", f"~{project_id}~")
+        with pytest.raises(Refused) as caught:
+            database.set_project_database_aside(db_name, kept, project_id, force=True)
+        return caught.value
+
+    assert refusal(2).hard
+    with closing(server.connect(db_name)):
+        assert refusal().in_use
+    with closing(server.connect()) as conn, conn.cursor() as cursor:
+        cursor.execute(f"ALTER ROLE {role} NOCREATEDB")
+        assert refusal().hard
+        cursor.execute(f"ALTER ROLE {role} CREATEDB")
+        cursor.execute(f"ALTER DATABASE {db_name} OWNER TO postgres")
+        assert refusal().hard
+        cursor.execute(f"ALTER DATABASE {db_name} OWNER TO {role}")
+        assert database.set_project_database_aside(db_name, KEPT, 1, force=True)
+        cursor.execute(f'COMMENT ON DATABASE "{KEPT}" IS NULL')
+    attempts: tuple[Callable[[], bool], ...] = (
+        lambda: database.bring_project_database_back(KEPT, db_name, 1),
+        lambda: database.drop_kept_database(KEPT, 1, force=True),
+        lambda: database.set_project_database_aside(db_name, KEPT, 1, force=True),
+    )
+    for attempt in attempts:
+        with pytest.raises(Refused) as caught:
+            attempt()
+        assert caught.value.hard
+    assert database.project_database_exists(KEPT)
+
+
+def test_postgres_itself_refuses_to_rename_the_master(
+    postgres_database: contract.Database,
+) -> None:
+    """Connected to it, as the service is whenever it renames."""
+    master = get_settings().db_name
+    with closing(raw(master)) as conn, conn.cursor() as cursor:
+        rename = sql.SQL("ALTER DATABASE {} RENAME TO gone").format(sql.Identifier(master))
+        with pytest.raises(psycopg2.Error, match="current database cannot be renamed"):
+            cursor.execute(rename)
+
+
+def test_sqlite_side_files_move_along(sqlite_database: contract.Database) -> None:
+    """What is still in a WAL file belongs to the database; a move that broke off goes on."""
+    db_name = sqlite_database.create_project_database("shop", "CREATE TABLE a (id BIGINT)", 1)
+    path = get_settings().project_databases / f"{db_name}.sqlite3"
+    kept = path.parent / "deleted" / f"{KEPT}.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as file:
+        file.execute("PRAGMA journal_mode = WAL")
+        file.execute("INSERT INTO a VALUES (1)")
+        assert sqlite_database.set_project_database_aside(db_name, KEPT, 1, force=True)
+        assert {entry.name for entry in kept.parent.iterdir()} == {
+            f"{KEPT}.sqlite3{suffix}" for suffix in ("", "-wal", "-shm")
+        }
+    path.hardlink_to(kept)
+    assert sqlite_database.set_project_database_aside(db_name, KEPT, 1, force=False)
+    assert not path.exists()
+    path.hardlink_to(kept)
+    assert sqlite_database.bring_project_database_back(KEPT, db_name, 1)
+    assert list(kept.parent.iterdir()) == []
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT id FROM a").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("link", ["folder", "file", "master"])
+def test_sqlite_what_is_kept_stays_in_its_folder(
+    sqlite_database: contract.Database, tmp_path: Path, link: str
+) -> None:
+    """A link in the place of the folder, or of a file in it, leads nowhere."""
+    db_name = sqlite_database.create_project_database("shop", "", 1)
+    folder, outside = get_settings().project_databases / "deleted", tmp_path / "outside"
+    outside.mkdir()
+    (outside / f"{KEPT}.sqlite3").write_bytes(b"precious")
+    if link == "folder":
+        folder.symlink_to(outside, target_is_directory=True)
+    else:
+        folder.mkdir()
+        target = get_settings().db_path if link == "master" else outside / f"{KEPT}.sqlite3"
+        (folder / f"{KEPT}.sqlite3").symlink_to(target)
+    attempts: tuple[Callable[[], bool], ...] = (
+        lambda: sqlite_database.set_project_database_aside(db_name, KEPT, 1, force=True),
+        lambda: sqlite_database.bring_project_database_back(KEPT, "other_db", 1),
+        lambda: sqlite_database.drop_kept_database(KEPT, 1, force=True),
+    )
+    for attempt in attempts:
+        with pytest.raises(Refused) as caught:
+            attempt()
+        assert caught.value.hard
+    assert (outside / f"{KEPT}.sqlite3").read_bytes() == b"precious"
+    assert sqlite_database.project_database_exists(db_name)
+    sqlite_database.ping()

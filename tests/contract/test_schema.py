@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import database_adapter
+from server.projects import deleted_queries
 from server.storage import contract
 from server.storage.contract import execute, fetch_all
 from tests import checkout
@@ -138,4 +139,41 @@ def test_what_runs_every_minute_has_an_index(database: contract.Database) -> Non
         "projects_name",
         "auth_attempts_at",
         "auth_tokens_expires",
+        "deleted_projects_due",
     }
+
+
+SHADOWS = ("sessions", "messages", "images", "imported_sessions", "imported_messages")
+
+
+@pytest.mark.parametrize("table", ["projects", *SHADOWS])
+def test_what_is_deleted_has_a_place_for_every_column(
+    database: contract.Database, table: str
+) -> None:
+    """Whole rows are moved there and back: the same columns, of the same types, in one order.
+
+    A step that adds a column to one table alone makes each deletion fail, or lose what is in it.
+    """
+    ours, theirs = list_columns(database, table), list_columns(database, f"deleted_{table}")
+    if table == "projects":
+        own = ["deleted_at", "due_at", "kept_name"]
+        assert [name for name, _ in theirs] == [name for name, _ in ours] + own
+        moved = {*deleted_queries.PROJECT.split(", "), "status"}
+        assert moved == {name for name, _ in ours}
+    else:
+        assert ours == theirs
+
+
+def list_columns(database: contract.Database, table: str) -> list[tuple[str, str]]:
+    """A table's columns with their types, as the database says them; numbered ids are numbers."""
+    with database.read_db() as conn:
+        if database.BACKEND == "sqlite":
+            rows = fetch_all(conn, f"PRAGMA table_info({table})")
+            return [(row["name"], row["type"].replace("BIGINT", "INTEGER")) for row in rows]
+        rows = fetch_all(
+            conn,
+            "SELECT attname, atttypid::regtype::text AS type FROM pg_attribute "
+            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            (table,),
+        )
+        return [(row["attname"], row["type"]) for row in rows]

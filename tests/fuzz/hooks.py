@@ -8,7 +8,11 @@ import schemathesis
 from schemathesis import AuthContext, Case, GenerationMode, HookContext
 from schemathesis.core.failures import AcceptedNegativeData, Failure
 from schemathesis.core.transport import Response
-from schemathesis.openapi.checks import RejectedPositiveData
+from schemathesis.openapi.checks import (
+    EnsureResourceAvailability,
+    RejectedPositiveData,
+    UseAfterFree,
+)
 
 from tests.images.samples import png_url
 from tests.service import PASSWORD, Json, new_name
@@ -59,7 +63,13 @@ class Token:
 
 def post(path: str, body: Json) -> Json:
     """What the service answers to the user, who is right."""
-    response = httpx.post(
+    return send("POST", path, body)
+
+
+def send(method: str, path: str, body: Json | None = None) -> Json:
+    """The same with another method."""
+    response = httpx.request(
+        method,
         os.environ["FUZZ_URL"] + path,
         json=body,
         headers={"Authorization": f"Bearer {os.environ['FUZZ_TOKEN']}"},
@@ -79,10 +89,19 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
         case.path_parameters["project_id"] = kept + 1
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
         return
+    if case.path.endswith("/restore") and len(f"{case.path_parameters}") % 2:
+        case.path_parameters["project_id"] = deleted_project()
     said = case.body if case.path == "/chat" and isinstance(case.body, dict) else {}
     aimed = said or {"session_id", "message_id", "image_id"} & set(case.path_parameters)
     if aimed and len(f"{case.path_parameters}{said}") % 2:
         aim(case.path_parameters, said, turn(kept))
+
+
+def deleted_project() -> int:
+    """A new project that is deleted already and can come back; its id."""
+    project: int = post("/projects", {"name": new_name()})["id"]
+    send("DELETE", f"/projects/{project}")
+    return project
 
 
 def turn(project_id: int) -> Json:
@@ -118,6 +137,10 @@ def filter_failure(
     context: HookContext, failure: Failure, case: Case[Any], response: Response
 ) -> bool:
     """Whether the failure is one; a refusal that no schema can foretell is none."""
+    if isinstance(failure, EnsureResourceAvailability) and case.path.endswith("/restore"):
+        return False  # a project that was only just made is no deleted one
+    if isinstance(failure, UseAfterFree) and "/projects/" in failure.free:
+        return False  # it may have been restored since
     if response.status_code == 413:  # the limit of a body counts its bytes
         return not isinstance(failure, AcceptedNegativeData | RejectedPositiveData)
     return not isinstance(failure, RejectedPositiveData) or not is_excused(response.json())

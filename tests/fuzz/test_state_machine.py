@@ -37,6 +37,7 @@ IDS = {
 }
 # What no two services have alike.
 OWN = {"created_at", "updated_at", "session_key", "request_id", "access_token"}
+OWN |= {"deleted_at", "restorable_until"}
 
 USERS = st.sampled_from([0, 1])
 OWNER = 2

@@ -12,6 +12,8 @@ from tests.gateway.protocol import (
 from tests.gateway.request import RecordedRequest
 
 CHAT = "/v1/chat/completions"
+MODELS = "/v1/models"
+AGENTS = ("openclaw", "openclaw/default", "openclaw/main")
 
 
 def probe(request: RecordedRequest, *, draining: bool, uptime: float) -> bytes:
@@ -28,6 +30,9 @@ def _page(path: str, draining: bool, uptime: float) -> tuple[int, str, Headers, 
     if path in ("/ready", "/readyz"):
         body = json_text(_readiness(draining, uptime))
         return (503 if draining else 200), JSON_TYPE, NO_STORE, body
+    if path == MODELS:
+        found = [{"id": agent, "object": "model"} for agent in AGENTS]
+        return 200, JSON_TYPE, NO_STORE, json_text({"object": "list", "data": found})
     if path == CHAT:
         return 405, TEXT_TYPE, (("Allow", "POST"),), "Method Not Allowed"
     return 404, TEXT_TYPE, (), "Not Found"

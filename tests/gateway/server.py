@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 from tests.gateway.behaviours import Answer, Behaviour, Refuse
 from tests.gateway.exchange import Exchange, Runs
 from tests.gateway.markers import named
-from tests.gateway.probes import CHAT, probe
+from tests.gateway.probes import CHAT, MODELS, probe
 from tests.gateway.protocol import (
     ERRORS,
     JSON_TYPE,
@@ -233,6 +233,10 @@ class GatewayStub:
         if request.method == "POST" and request.path.partition("?")[0] == CHAT:
             await self._chat(writer, request)
             return
+        if request.path == MODELS and not self._knows(request):
+            self._refuse(writer, request, ERRORS["unauthorized"])
+            await writer.drain()
+            return
         uptime = time.monotonic() - self._began
         writer.write(probe(request, draining=self.draining, uptime=uptime))
         await writer.drain()
@@ -240,10 +244,7 @@ class GatewayStub:
     async def _chat(self, writer: asyncio.StreamWriter, request: RecordedRequest) -> None:
         understood = self._admit(request)
         if isinstance(understood, RecordedError):
-            body = json_text(understood.json()).encode()
-            extra, close = understood.headers, request.closes
-            head = whole_head(understood.status, len(body), JSON_TYPE, extra, close=close)
-            writer.write(head + body)
+            self._refuse(writer, request, understood)
             await writer.drain()
             return
         exchange = Exchange(writer, request, understood, self._runs)
@@ -254,11 +255,20 @@ class GatewayStub:
         finally:
             self.running -= 1
 
+    @staticmethod
+    def _refuse(
+        writer: asyncio.StreamWriter, request: RecordedRequest, error: RecordedError
+    ) -> None:
+        body = json_text(error.json()).encode()
+        extra, close = error.headers, request.closes
+        writer.write(whole_head(error.status, len(body), JSON_TYPE, extra, close=close) + body)
+
     def _admit(self, request: RecordedRequest) -> Prompt | RecordedError:
+        return understand(request) if self._knows(request) else ERRORS["unauthorized"]
+
+    def _knows(self, request: RecordedRequest) -> bool:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if self.token is not None and (scheme.lower(), token) != ("bearer", self.token):
-            return ERRORS["unauthorized"]
-        return understand(request)
+        return self.token is None or (scheme.lower(), token) == ("bearer", self.token)
 
     def _choose(self, prompt: Prompt) -> Behaviour:
         if self.draining:

@@ -21,7 +21,7 @@ import pytest
 from server.migration import target as at_target
 from server.migration.census import Options
 from server.migration.folder import Folder
-from server.migration.master import master_tables
+from server.migration.master import NOT_COPIED, master_tables
 from server.migration.report import Report, Screen
 from server.migration.to_postgres import Request
 from server.migration.to_sqlite import WayBack
@@ -118,7 +118,7 @@ def contents(path: Path) -> dict[str, list[str]]:
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as conn:
         found = {}
         for (table,) in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
-            if table not in ("schema_migrations", "workers"):
+            if table not in NOT_COPIED:
                 rows = conn.execute(f'SELECT * FROM "{table}"').fetchall()
                 found[table] = sorted(map(repr, rows))
         assert conn.execute("PRAGMA quick_check").fetchall() == [("ok",)]
@@ -162,6 +162,10 @@ def test_there_and_back(told: Told, moved: Move) -> None:
     """
     there = moved.call(Options(zone=UTC))
     assert there.code == 0
+    assert (
+        "1 deleted project(s) stay in the source: they can't come back here"
+        in (there.report["notes"])
+    )
     back = elsewhere(moved, "back")
     outcome = back.run("--to", "sqlite")
     assert (outcome.code, outcome.report["result"]) == (0, "Both sides hold the same.")

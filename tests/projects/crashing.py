@@ -138,7 +138,7 @@ def _watch_postgres(steps: Steps) -> None:
 
 
 def _run(order: dict[str, Any], say: Callable[[str], None]) -> None:
-    from server.projects import lifecycle
+    from server.projects import creation, deletion, mending, purging, restoration
     from server.settings import get_settings
 
     steps = Steps(order["stop"], order["under_way"], say)
@@ -148,11 +148,14 @@ def _run(order: dict[str, Any], say: Callable[[str], None]) -> None:
         _watch_sqlite(steps, str(get_settings().db_path.parent))
     match order["task"], order["arguments"]:
         case "create", [user_id, name, type_name]:
-            lifecycle.create(user_id, name, None, type_name)
-        case "delete", [user_id, project_id, force]:
-            lifecycle.delete(user_id, project_id, force=force)
+            creation.create(user_id, name, None, type_name)
+        case "delete", [user_id, project_id, force, purge]:
+            deletion.delete(user_id, project_id, force=force, purge=purge)
+        case "restore", [user_id, project_id]:
+            restoration.restore(user_id, project_id)
         case "mend", []:
-            lifecycle.mend()
+            mending.mend()
+            purging.sweep()
 
 
 def _child(order: dict[str, Any], pipe: int) -> None:
@@ -184,7 +187,8 @@ def _answer(order: dict[str, Any]) -> Outcome:
 def main() -> None:
     """Import everything once, then answer orders."""
     import database_adapter
-    import server.projects.lifecycle  # noqa: F401
+    import server.projects.creation
+    import server.projects.purging  # noqa: F401
 
     database_adapter.current()
     for line in sys.stdin:

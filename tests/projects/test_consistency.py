@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import database_postgres
-from server.projects import consistency, lifecycle
+from server.projects import consistency, creation, deletion, mending
 from server.settings import get_settings
 from server.storage import contract
-from server.storage.contract import Row, execute
+from server.storage.contract import Row, execute, fetch_all
 from tests import postgres
 from tests.conftest import fresh_master
 from tests.edge.problems import check_problem
@@ -35,7 +35,7 @@ class Mess:
 
     def project(self) -> Row:
         """A sound project."""
-        return lifecycle.create(self.user_id, new_name(), None, "blank")
+        return creation.create(self.user_id, new_name(), None, "blank")
 
     def change(self, project: Row, **columns: Any) -> None:
         """Change the project's row behind the service's back."""
@@ -175,6 +175,56 @@ def powerless(mess: Mess) -> Found:
     return {("no_creation", "", None)}
 
 
+def kept_and_lost(mess: Mess) -> Found:
+    """What a deletion has set aside is known; without its row, or without itself, it is found."""
+    well, lost, forgotten = mess.project(), mess.project(), mess.project()
+    for project in (well, lost, forgotten):
+        deletion.delete(mess.user_id, project["id"], force=False)
+    with mess.database.get_db() as conn:
+        names = {
+            row["id"]: row["kept_name"]
+            for row in fetch_all(conn, "SELECT id, kept_name FROM deleted_projects")
+        }
+        execute(conn, "DELETE FROM deleted_projects WHERE id = %s", (forgotten["id"],))
+    mess.database.drop_kept_database(names[lost["id"]], lost["id"], force=False)
+    owner = forgotten["id"] if mess.postgres else None
+    return {
+        ("missing_database", names[lost["id"]], lost["id"]),
+        ("orphan_database", names[forgotten["id"]], owner),
+    }
+
+
+def kept_and_marked_anew(mess: Mess) -> Found:
+    """Only where nobody's mark is on it any more."""
+    project = mess.project()
+    deletion.delete(mess.user_id, project["id"], force=False)
+    with mess.database.get_db() as conn:
+        rows = fetch_all(
+            conn,
+            "SELECT max(kept_name) AS name FROM deleted_projects WHERE id = %s",
+            (project["id"],),
+        )
+    name = rows[0]["name"]
+    if mess.postgres:
+        mess.run(f'COMMENT ON DATABASE "{name}" IS NULL')
+    else:
+        with closing(sqlite3.connect(mess.folder / "deleted" / f"{name}.sqlite3")) as file:
+            file.execute("PRAGMA application_id = 0")
+    return {("foreign_database", name, project["id"])}
+
+
+def half_purged(mess: Mess) -> Found:
+    project = mess.project()
+    deletion.delete(mess.user_id, project["id"], force=False)
+    with mess.database.get_db() as conn:
+        execute(
+            conn,
+            "UPDATE deleted_projects SET status = 'purging' WHERE id = %s",
+            (project["id"],),
+        )
+    return {("unfinished_project", project["db_name"], project["id"])}
+
+
 SPOILT: tuple[Callable[[Mess], Found], ...] = (
     orphan,
     missing,
@@ -185,6 +235,9 @@ SPOILT: tuple[Callable[[Mess], Found], ...] = (
     unfinished,
     protected,
     invalid,
+    kept_and_lost,
+    kept_and_marked_anew,
+    half_purged,
     powerless,
 )
 
@@ -233,7 +286,7 @@ def test_why_no_database_can_be_made(database: contract.Database) -> None:
         obstacle = database.creation_obstacle()
         assert obstacle is not None
         assert "; to mend it: " in obstacle
-        lifecycle.mend()
+        mending.mend()
         with pytest.raises(contract.Unavailable):
             consistency.check()
 

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -45,7 +46,10 @@ def test_a_deletion_answers_what_went(api: Api, sql: Sql) -> None:
         api.chat(session["id"], "Hello")
     answer = delete(api, project["id"])
     assert answer.status_code == 200
-    assert answer.json() == {
+    body = answer.json()
+    until = datetime.fromisoformat(body.pop("restorable_until"))
+    assert abs(until - datetime.now(UTC) - timedelta(days=7)) < timedelta(minutes=1)
+    assert body == {
         "success": True,
         "status": "deleted",
         "message": "Project deleted",
@@ -258,16 +262,23 @@ def test_an_interrupted_deletion_is_finished_by_the_same_request(
     assert sql.count("projects", id=project["id"]) == 0
 
 
-def test_force_is_true_or_false(api: Api, sql: Sql) -> None:
-    """pydantic takes `1`, `yes`, `t` for true: a word that overrides a guard has one spelling."""
+@pytest.mark.parametrize("word", ["force", "purge"])
+def test_force_is_true_or_false(api: Api, sql: Sql, word: str) -> None:
+    """pydantic takes `1`, `yes`, `t` for true: a word that overrides a guard has one spelling.
+
+    And so has one that keeps nothing.
+    """
     name = new_name()
     project = sql.insert("projects", user_id=api.user["id"], name=name, db_name=f"{name}_db")
-    for force in ("1", "yes", "on", "t", "TRUE", "True", "", "true ", "0", "null", "true\0"):
-        check_problem(api.delete(f"/projects/{project}", params={"force": force}), 422)
+    for value in ("1", "yes", "on", "t", "TRUE", "True", "", "true ", "0", "null", "true\0"):
+        check_problem(api.delete(f"/projects/{project}", params={word: value}), 422)
     assert api.get(f"/projects/{project}").status_code == 200
 
 
-@pytest.mark.parametrize("query", ["?force=false&force=true", "?force=true&force=true"])
+@pytest.mark.parametrize(
+    "query",
+    ["?force=false&force=true", "?force=true&force=true", "?purge=false&purge=true"],
+)
 def test_force_is_said_once(api: Api, query: str) -> None:
     """The last one would win, unseen by a proxy that reads the first."""
     project = api.project()

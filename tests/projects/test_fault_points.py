@@ -1,4 +1,4 @@
-"""Creating and deleting survive kill -9 before, and while the server is at, every single step."""
+"""A project's life survives kill -9 before, and while the server is at, every single step."""
 
 import os
 import threading
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import database_adapter
-from server.projects import consistency, lifecycle, queries
+from server.projects import consistency, creation, deletion, mending, queries, restoration
 from server.settings import get_settings
 from server.storage import contract
 from server.storage.contract import Row, execute, fetch_all, fetch_one
@@ -35,8 +35,25 @@ CREATION = {
         "UPDATE projects",
     ),
 }
-DELETION = {"sqlite": ("os.remove",), "postgresql": ("DROP DATABASE",)}
+DROP = {"sqlite": ("os.remove",), "postgresql": ("DROP DATABASE",)}
+RENAME = {"sqlite": ("os.link", "os.remove"), "postgresql": ("ALTER DATABASE",)}
 DELETED_ROWS = ("DELETE FROM messages", "DELETE FROM sessions", "DELETE FROM projects")
+KEPT_ROWS = (
+    "INSERT INTO deleted_projects",
+    "INSERT INTO deleted_messages",
+    "INSERT INTO deleted_sessions",
+)
+RETURNED_ROWS = (
+    "INSERT INTO projects",
+    "INSERT INTO sessions",
+    "INSERT INTO messages",
+    "DELETE FROM deleted_projects",
+)
+PURGED_ROWS = (
+    "DELETE FROM deleted_messages",
+    "DELETE FROM deleted_sessions",
+    "DELETE FROM deleted_projects",
+)
 
 
 @dataclass
@@ -64,10 +81,17 @@ class World:
         """A database for each row and none besides, no half-made ones, the bystander as it was."""
         with database_adapter.read_db() as conn:
             rows = fetch_all(conn, "SELECT db_name, status FROM projects")
+            kept = fetch_all(conn, "SELECT kept_name, status FROM deleted_projects")
         assert {row["status"] for row in rows} == {"active"}
-        assert everything() == {row["db_name"] for row in rows}
+        assert {row["status"] for row in kept} <= {"deleted"}
+        assert everything() == {row["db_name"] for row in rows} | {row["kept_name"] for row in kept}
         assert count_messages(self.bystander["id"]) == MESSAGES
         check_database(self.bystander)
+
+    def check_whole(self, project_id: int) -> None:
+        """The project is seen, with its database and all of its messages."""
+        assert [project["id"] for project in self.projects()] == [project_id]
+        self.check_seen(MESSAGES)
 
     def mend(self) -> None:
         """What the next start does, in a fresh process, as long as it finds something to do."""
@@ -113,16 +137,17 @@ class Point:
 def find_points(outcome: Outcome, *needed: str) -> list[Point]:
     """Every point of a task that ran to its end; raises unless it came to the needed steps.
 
-    A server that is killed upon while it reads keeps nothing of it: that is the point before.
+    A server that is killed upon while it reads keeps nothing of it: that is the point before. And
+    one that would have read next has left the same as one that would have written next.
     """
     assert (outcome.killed, outcome.error) == (False, None)
     for start in needed:
         assert any(step.startswith(start) for step in outcome.steps), start
     steps = [outcome.steps[:number] for number in range(1, len(outcome.steps) + 1)]
-    before = [Point(so_far, under_way=False) for so_far in steps]
+    writing = [so_far for so_far in steps if not so_far[-1].startswith("SELECT")]
+    before = [Point(so_far, under_way=False) for so_far in writing]
     if not get_settings().postgres:
         return before
-    writing = [so_far for so_far in steps if not so_far[-1].startswith("SELECT")]
     return before + [Point(so_far, under_way=True) for so_far in writing]
 
 
@@ -149,7 +174,7 @@ def everything() -> set[str]:
     """Every database of our role, or every file in the folder, but for locks."""
     settings = get_settings()
     if not settings.postgres:
-        files = settings.project_databases.iterdir()
+        files = settings.project_databases.rglob("*.*")
         return {path.name.removesuffix(".sqlite3") for path in files if path.suffix != ".lock"}
     with database_adapter.read_db() as conn:
         rows = fetch_all(
@@ -200,7 +225,7 @@ def made_world(settings: dict[str, str]) -> Iterator[World]:
         database: contract.Database = database_adapter.current()
         database.init_schema()
         user_id = make_user(database)
-        bystander = lifecycle.create(user_id, new_name(), None, "ecommerce")
+        bystander = creation.create(user_id, new_name(), None, "ecommerce")
         make_messages(database, user_id, bystander["id"], MESSAGES)
         with Crashing(settings) as crashing:
             yield World(crashing, user_id, bystander, new_name())
@@ -215,7 +240,7 @@ def test_a_creation_killed_at_any_step(backend: str, world: World) -> None:
     """
     order = ("create", world.user_id, world.name, "ecommerce")
     points = find_points(world.crashing.run(*order), *CREATION[backend], "COMMIT")
-    lifecycle.delete(world.user_id, world.projects()[0]["id"], force=False)
+    purge(world, world.projects()[0]["id"])
     for point in points:
         world.kill(point, *order)
         world.check_seen(messages=0)
@@ -225,23 +250,29 @@ def test_a_creation_killed_at_any_step(backend: str, world: World) -> None:
         world.mend()
         world.check_settled()
         for project in world.projects():
-            lifecycle.delete(world.user_id, project["id"], force=False)
+            purge(world, project["id"])
     assert everything() == {world.bystander["db_name"]}
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_a_deletion_killed_at_any_step(backend: str, world: World, force: bool) -> None:
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_deletion_killed_at_any_step(backend: str, world: World, keep: bool) -> None:
     """The project is whole or unseen; the same request finishes it, and so does mending.
 
-    However often it was begun, it is in the audit log as done once.
+    However often it was begun, it is in the audit log as done once; and nothing was lost if it
+    keeps what it deletes.
     """
-    needed = (*DELETION[backend], *DELETED_ROWS, "INSERT INTO audit_log", "COMMIT")
-    points = find_points(world.crashing.run("delete", world.user_id, make(world), force), *needed)
-    for point in points:
-        if force and point.so_far[-1].startswith("SELECT"):
-            continue  # force changes what a step does, not what is read before
-        project_id = make(world)
-        order = ("delete", world.user_id, project_id, force)
+    # The one that keeps is forced, which is one step more.
+    needed = (*(KEPT_ROWS + RENAME[backend] if keep else DROP[backend]), *DELETED_ROWS)
+    project_id = make(world)
+    outcome = world.crashing.run("delete", world.user_id, project_id, keep, not keep)
+    points = find_points(outcome, *needed, "INSERT INTO audit_log", "COMMIT")
+    for number, point in enumerate(points, 1):
+        if keep:
+            restoration.restore(world.user_id, project_id)
+            world.check_whole(project_id)
+        else:
+            project_id = make(world)
+        order = ("delete", world.user_id, project_id, keep, not keep)
         world.kill(point, *order)
         world.check_seen(MESSAGES)
         if point.repeat:
@@ -250,13 +281,82 @@ def test_a_deletion_killed_at_any_step(backend: str, world: World, force: bool) 
         world.mend()
         world.check_settled()
         for project in world.projects():
-            lifecycle.delete(world.user_id, project["id"], force=False)
-        assert count_deletions(project_id) == 1, point
+            deletion.delete(world.user_id, project["id"], force=False, purge=not keep)
+        assert count_deletions(project_id) == (number + 1 if keep else 1), point
+        assert count_rows() == (2 if keep else 1) * MESSAGES
+
+
+def test_a_restoration_killed_at_any_step(backend: str, world: World) -> None:
+    """It is whole, or unseen and can still come back; the same request, or mending, finishes it."""
+    project_id = make(world)
+    deletion.delete(world.user_id, project_id, force=False)
+    order = ("restore", world.user_id, project_id)
+    needed = (*RENAME[backend], *RETURNED_ROWS, "INSERT INTO audit_log", "COMMIT")
+    for point in find_points(world.crashing.run(*order), *needed):
+        deletion.delete(world.user_id, project_id, force=False)
+        world.kill(point, *order)
+        world.check_seen(MESSAGES)
+        if point.repeat:
+            assert world.repeat(*order) in (None, "not_found")
+            world.check_whole(project_id)
+        world.mend()
+        world.check_settled()
+        if not world.projects():
+            restoration.restore(world.user_id, project_id)
+        world.check_whole(project_id)
+        assert count_rows() == 2 * MESSAGES
+        assert world.projects()[0]["id"] == project_id
+
+
+def test_a_purge_killed_at_any_step(backend: str, world: World) -> None:
+    """What a deletion has kept is there or gone; the same request finishes it, and so does mending.
+
+    There is no step at which a part of it could come back.
+    """
+    first = make(world)
+    deletion.delete(world.user_id, first, force=False)
+    outcome = world.crashing.run("delete", world.user_id, first, False, True)
+    needed = (*DROP[backend], *PURGED_ROWS, "INSERT INTO audit_log", "COMMIT")
+    for point in find_points(outcome, *needed):
+        project_id = make(world)
+        deletion.delete(world.user_id, project_id, force=False)
+        order = ("delete", world.user_id, project_id, False, True)
+        world.kill(point, *order)
+        if point.repeat:
+            assert world.repeat(*order) in (None, "not_found")
+        world.mend()
+        world.check_settled()
+        if is_kept(project_id):
+            restoration.restore(world.user_id, project_id)
+            world.check_whole(project_id)
+            purge(world, project_id)
+        assert count_rows() == MESSAGES
+        assert everything() == {world.bystander["db_name"]}
+
+
+def purge(world: World, project_id: int) -> None:
+    """Delete the project for good."""
+    deletion.delete(world.user_id, project_id, force=False, purge=True)
+
+
+def is_kept(project_id: int) -> bool:
+    """Whether the project can come back."""
+    with database_adapter.read_db() as conn:
+        return bool(fetch_all(conn, "SELECT id FROM deleted_projects WHERE id = %s", (project_id,)))
+
+
+def count_rows() -> int:
+    """How many messages are served or kept, of all projects."""
+    with database_adapter.read_db() as conn:
+        return sum(
+            len(fetch_all(conn, f"SELECT id FROM {table}"))
+            for table in ("messages", "deleted_messages")
+        )
 
 
 def make(world: World) -> int:
     """A project with a session and messages in it; its id."""
-    project = lifecycle.create(world.user_id, world.name, None, "blank")
+    project = creation.create(world.user_id, world.name, None, "blank")
     make_messages(database_adapter.current(), world.user_id, project["id"], MESSAGES)
     return int(project["id"])
 
@@ -297,7 +397,7 @@ def test_a_rename_that_outlives_its_process(postgres_server: postgres.Server) ->
             )
         order = ("create", world.user_id, world.name, "slow")
         steps = world.crashing.run(*order).steps
-        lifecycle.delete(world.user_id, world.projects()[0]["id"], force=False)
+        purge(world, world.projects()[0]["id"])
         stop = next(n for n, step in enumerate(steps, 1) if step.startswith("ALTER DATABASE"))
         role = get_settings().db_user
         with in_background(lambda: world.crashing.run(*order, stop=stop, under_way=True)):
@@ -314,7 +414,7 @@ def test_a_rename_that_outlives_its_process(postgres_server: postgres.Server) ->
                     "AND state = 'active' AND usename = %s",
                     role,
                 )
-                lifecycle.mend()
+                mending.mend()
         world.mend()
         world.check_settled()
         assert world.projects() == []
@@ -347,7 +447,7 @@ def make_big(world: World) -> int:
             "ON CONFLICT DO NOTHING",
             (TABLES,),
         )
-    return int(lifecycle.create(world.user_id, world.name, None, "big")["id"])
+    return int(creation.create(world.user_id, world.name, None, "big")["id"])
 
 
 def is_invalid(db_name: str) -> bool:
@@ -365,7 +465,7 @@ def test_a_drop_that_is_cancelled_is_finished(
     with made_world(postgres.create_master(postgres_server)) as world:
         for _ in range(10):
             project_id = make_big(world)
-            order = ("delete", world.user_id, project_id, False)
+            order = ("delete", world.user_id, project_id, False, True)
             with in_background(lambda: world.crashing.run(*order)):  # noqa: B023
                 pid = wait_for(postgres_server, DROPPING, get_settings().db_user)
                 with closing(postgres_server.connect()) as conn, conn.cursor() as cursor:
@@ -388,7 +488,7 @@ def test_a_server_that_dies_in_a_drop() -> None:
         made_world(postgres.create_master(server)) as world,
     ):
         project_id = make_big(world)
-        order = ("delete", world.user_id, project_id, False)
+        order = ("delete", world.user_id, project_id, False, True)
         with in_background(lambda: world.crashing.run(*order)):
             wait_for(server, DROPPING, get_settings().db_user)
             server.kill()

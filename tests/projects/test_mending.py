@@ -11,7 +11,7 @@ import pytest
 
 import database_adapter
 import database_postgres
-from server.projects import lifecycle
+from server.projects import creation, deletion, mending
 from server.settings import get_settings
 from server.storage import contract
 from server.storage.contract import execute, fetch_all, fetch_one
@@ -109,35 +109,35 @@ def test_a_creation_of_unknown_outcome_is_left_to_mending(database: contract.Dat
             (BROKEN[database.BACKEND],),
         )
     with pytest.raises((contract.Unavailable, contract.StorageFull)):
-        lifecycle.create(user_id, name, None, "broken")
+        creation.create(user_id, name, None, "broken")
     with database.get_db() as conn:
         assert fetch_all(conn, "SELECT status FROM projects") == [{"status": "creating"}]
         row = fetch_one(conn, "SELECT id FROM projects")
     assert row is not None
     database.create_project_database(name, "", row["id"])
-    lifecycle.mend()
+    mending.mend()
     with database.read_db() as conn:
         assert fetch_all(conn, "SELECT status FROM projects") == []
     assert database.describe_project_database(f"{name}_db") is None
-    assert lifecycle.create(user_id, name, None, "blank")["status"] == "active"
+    assert creation.create(user_id, name, None, "blank")["status"] == "active"
 
 
 def test_one_that_cannot_be_mended_does_not_stop_the_rest(database: contract.Database) -> None:
     """The first one's database is being moved by somebody else; the second is finished."""
     user_id = make_user(database)
-    first, second = (lifecycle.create(user_id, new_name(), None, "blank") for _ in range(2))
+    first, second = (creation.create(user_id, new_name(), None, "blank") for _ in range(2))
     make_messages(database, user_id, second["id"], 3)
     with database.get_db() as conn:
         execute(conn, "UPDATE projects SET status = 'deleting'")
     with database.lock_project_database(first["db_name"]):
-        lifecycle.mend()
+        mending.mend()
     with database.read_db() as conn:
         assert fetch_all(conn, "SELECT id FROM projects") == [{"id": first["id"]}]
 
 
 def leave_much(database: contract.Database, user_id: int) -> list[int]:
     """Projects in every half-finished state, and databases half made; the projects' ids."""
-    projects = [lifecycle.create(user_id, new_name(), None, "blank") for _ in range(7)]
+    projects = [creation.create(user_id, new_name(), None, "blank") for _ in range(7)]
     for number, project in enumerate(projects):
         make_messages(database, user_id, project["id"], 3)
         status = ("creating", "deleting")[number % 2]
@@ -172,9 +172,9 @@ def test_several_instances_mend_at_once(
         database = database_adapter.current()
         database.init_schema()
         user_id = make_user(database)
-        kept = lifecycle.create(user_id, new_name(), None, "blank")
+        kept = creation.create(user_id, new_name(), None, "blank")
         left = leave_much(database, user_id)
-        code = "from server.projects import lifecycle; lifecycle.mend()"
+        code = "from server.projects import mending; mending.mend()"
         said = checkout.run_together([code] * 4, settings)
         assert [status for status, _ in said] == [0] * 4
         assert not any("not removed" in text or "not mended" in text for _, text in said), said
@@ -196,7 +196,7 @@ def test_several_sweeps_at_once(
 ) -> None:
     """On SQLite the second one warned about each file that the first had removed meanwhile."""
     marks = [f"{number:032}" for number in range(2 if get_settings().postgres else 200)]
-    lifecycle.create(make_user(database), new_name(), None, "blank")
+    creation.create(make_user(database), new_name(), None, "blank")
     for mark in marks:
         leave_half_made(mark)
     swept = at_once([database.sweep_project_databases] * 4)
@@ -217,14 +217,14 @@ def test_a_deletion_that_lost_its_lock_is_written_down_once(
         database = database_adapter.current()
         database.init_schema()
         user_id = make_user(database)
-        project = lifecycle.create(user_id, new_name(), None, "blank")
+        project = creation.create(user_id, new_name(), None, "blank")
         # It waits a second for an answer that nobody ends.
         make_messages(database, user_id, project["id"], 1, status="streaming")
         with ThreadPoolExecutor(1) as threads:
-            first = threads.submit(lifecycle.delete, user_id, project["id"], force=False)
+            first = threads.submit(deletion.delete, user_id, project["id"], force=False)
             deadline = time.monotonic() + 5
             with database.read_db() as conn:
-                while not fetch_one(conn, "SELECT FROM projects WHERE status = 'deleting'"):
+                while not fetch_one(conn, "SELECT 1 AS n FROM projects WHERE status = 'deleting'"):
                     assert time.monotonic() < deadline
                 execute(
                     conn,
@@ -232,12 +232,13 @@ def test_a_deletion_that_lost_its_lock_is_written_down_once(
                     "ON pg_database.oid = database AND datname = current_database() "
                     "WHERE locktype = 'advisory'",
                 )
-            lifecycle.mend()
+            mending.mend()
             assert not first.done()
-            assert first.result(10).dropped is False
+            assert first.result(10).until is not None
         with database.read_db() as conn:
             rows = fetch_all(conn, "SELECT outcome, detail FROM audit_log")
-        assert rows == [{"outcome": "deleted", "detail": "Was left deleting; database dropped"}]
+        assert [row["outcome"] for row in rows] == ["deleted"]
+        assert rows[0]["detail"].startswith("Was left deleting; database kept as ")
     finally:
         without_settings()
 

@@ -73,6 +73,47 @@ def test_ten_deletions_at_once_are_one(both: tuple[Api, Api], sql: Sql) -> None:
     assert set(outcomes) <= {"busy", "deleted", "not found"}
 
 
+def test_ten_restorations_at_once_are_one(both: tuple[Api, Api], sql: Sql) -> None:
+    """Exactly one 200; the others find it busy or back; it is back whole, once."""
+    project = both[0].project()
+    session = both[0].session(project["id"])
+    both[0].chat(session["id"], "Hello")
+    assert both[1].delete(f"/projects/{project['id']}").status_code == 200
+    path = f"/projects/{project['id']}/restore"
+    answers = at_once([partial(api.post, path) for api in both * 5])
+    statuses = sorted(answer.status_code for answer in answers)
+    assert statuses[0] == 200
+    assert set(statuses[1:]) <= {404, 409}
+    check_pairs(sql, project["name"])
+    assert len(both[0].messages(session["id"])) == 2
+    assert sql.count("deleted_projects", id=project["id"]) == 0
+    assert sql.count("audit_log", outcome="restored", user_id=both[0].user["id"]) == 1
+
+
+def test_restorations_purges_and_creations_race_safely(both: tuple[Api, Api], sql: Sql) -> None:
+    """One of them has it: it is back, or gone for good, or its name is another project's."""
+    seen: set[tuple[int, int, int]] = set()
+    for turn in range(6):
+        name = new_name()
+        project = both[0].project(name)
+        path = f"/projects/{project['id']}"
+        both[0].delete(path)
+        moves = [
+            partial(both[turn % 2].post, f"{path}/restore"),
+            partial(both[0].delete, f"{path}?purge=true"),
+            partial(both[1].post, "/projects", {"name": name}),
+        ]
+        restored, purged, created = (answer.status_code for answer in at_once(moves))
+        seen.add((restored, purged, created))
+        check_pairs(sql, name)
+        living = [row["id"] for row in both[0].get("/projects").json()["items"]]
+        assert (project["id"] in living) is (restored == 200 and purged != 200)
+        assert sql.count("projects", name=name) == (created == 201) + (project["id"] in living)
+        kept = sql.count("deleted_projects", id=project["id"])
+        assert kept == (restored != 200 and purged != 200)
+    assert {status for statuses in seen for status in statuses} <= {200, 201, 404, 409}
+
+
 def test_deletions_and_creations_of_one_name_race_safely(both: tuple[Api, Api], sql: Sql) -> None:
     """Whatever the order: rows and databases in pairs, each deletion written down once."""
     name, coin = new_name(), random.Random(1)

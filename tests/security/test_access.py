@@ -1,5 +1,6 @@
 """Who gets at what: every route with every kind of token."""
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -105,9 +106,12 @@ ROUTES = (
         body={"session_id": "{session_id}", "regenerate_of": "{message_id}", "stream": True},
         kind=STREAM,
     ),
+    Route("GET", "/deleted-projects", "self"),
+    Route("POST", "/projects/{deleted_id}/restore", "thing"),
     Route("DELETE", "/sessions/{session_id}", "thing", 204),
     Route("DELETE", "/projects/{project_id}", "thing"),
     Route("DELETE", "/projects/{spare_id}?force=true", "thing"),
+    Route("DELETE", "/projects/{purged_id}?purge=true", "thing"),
     Route("POST", "/auth/logout", "self", 204),
 )
 THINGS = [route for route in ROUTES if route.reach == "thing"]
@@ -141,6 +145,9 @@ def make_world(service: Service) -> World:
         "image_id": answer.json()["user_message"]["images"][0]["id"],
         "spare_id": owner.project()["id"],
     }
+    for name in ("deleted_id", "purged_id"):
+        ids[name] = owner.project(description=SECRET)["id"]
+        assert owner.delete(f"/projects/{ids[name]}").status_code == 200
     return World(owner, ids)
 
 
@@ -166,6 +173,7 @@ def snapshot(world: World, sql: Sql) -> list[Any]:
         world.owner.get(f"/projects/{project}/sessions").json(),
         world.owner.messages(session),
         sql.count("projects", id=world.ids["spare_id"]),
+        world.owner.get("/deleted-projects").json(),
         world.owner.get("/auth/me").json()["name"],
     ]
 
@@ -191,7 +199,7 @@ def test_the_table_names_every_route_in_every_form(service: Service) -> None:
 
 
 def _template(path: str) -> str:
-    return path.partition("?")[0].replace("{spare_id}", "{project_id}")
+    return re.sub(r"\{(spare|deleted|purged)_id\}", "{project_id}", path.partition("?")[0])
 
 
 Headers = dict[str, str]

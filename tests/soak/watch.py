@@ -55,7 +55,7 @@ class Watch:
     async def look(self) -> Sample:
         """What there is now."""
         async with httpx.AsyncClient(base_url=self._url, timeout=30, trust_env=False) as http:
-            running = (await http.get("/health/queue")).json()["running"]
+            running = (await http.get("/health/queue")).json()["here"]
             pool = (await http.get("/health/db")).json()["pool"]
         connections, idle = await asyncio.to_thread(self._connections)
         with self._process.oneshot():
