@@ -86,10 +86,10 @@ def test_under_load_into_an_empty_place(empty: Place, elsewhere: Place, tmp_path
     settings = {**empty.settings, "AUTH_RATE_LIMIT": "off"}
     with Service(settings, tmp_path) as service:
         api = sign_up(service, email="ada@example.com")
-        project = api.project("shop", project_type="ecommerce")
+        project = api.project(project_type="ecommerce")
         session = api.session(project["id"])["id"]
         sent = api.chat(session, "Look", images=[png_url()])
-        deleted = api.project("gone", project_type="ecommerce")["id"]
+        deleted = api.project(project_type="ecommerce")["id"]
         assert api.delete(f"/projects/{deleted}").json()["restorable_until"]
         writers = Writers(service)
         with writers.at_work():
@@ -103,7 +103,7 @@ def test_under_load_into_an_empty_place(empty: Place, elsewhere: Place, tmp_path
         assert during > 0
     manifest = archive.read_manifest(path)
     names = [entry.name for entry in manifest.projects]
-    assert "shop_db" in names
+    assert project["db_name"] in names
 
     assert elsewhere.clawd("restore", str(path)).code == 0
     assert elsewhere.holds() == holds(manifest)
@@ -116,7 +116,7 @@ def test_under_load_into_an_empty_place(empty: Place, elsewhere: Place, tmp_path
         assert "orders" in api.get(f"/projects/{project['id']}/database").json()["tables"]
         assert api.chat(session, "Still there?").status_code == 200
         assert api.delete(f"/projects/{project['id']}").json()["cleanup"]["database_dropped"]
-        assert api.post("/projects", {"name": "shop"}).status_code == 201
+        assert api.post("/projects", {"name": project["name"]}).status_code == 201
         assert api.post(f"/projects/{deleted}/restore").status_code == 200
         assert "orders" in api.get(f"/projects/{deleted}/database").json()["tables"]
 

@@ -1084,6 +1084,9 @@ def test_postgres_setting_aside_what_is_not_the_projects(
             attempt()
         assert caught.value.hard
     assert database.project_database_exists(KEPT)
+    # Other tests' projects on this server have the same number.
+    with closing(server.connect()) as conn, conn.cursor() as cursor:
+        cursor.execute(f'DROP DATABASE "{KEPT}"')
 
 
 def test_postgres_itself_refuses_to_rename_the_master(
