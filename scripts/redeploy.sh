@@ -47,6 +47,31 @@ prepare() {
     mkdir -p "$own"
     exec 9>"$own/lock"
     flock --nonblock 9 || die 3 "another one is at work"
+    unlock_git
+}
+
+# A git that is killed leaves its locks for ever, and every later one is refused.
+unlock_git() {
+    local tries=0 trees
+    trees=$(git worktree list --porcelain | sed -n 's/^worktree //p')
+    while git_is_at_work "$trees"; do
+        ((++tries < 50)) || return 0
+        sleep 0.1
+    done
+    find "$(git rev-parse --git-common-dir)" -name '*.lock' -delete
+}
+
+# Whether somebody's git works in one of these folders, or below.
+git_is_at_work() {
+    local process tree folder name
+    for process in /proc/[0-9]*; do
+        { read -r name <"$process/comm"; } 2>/dev/null && [[ $name == git ]] || continue
+        folder=$(readlink "$process/cwd") || continue
+        while read -r tree; do
+            [[ $folder/ != "$tree"/* ]] || return 0
+        done <<<"$1"
+    done
+    return 1
 }
 
 # What the run knows, for the next one should it be broken off.
@@ -60,7 +85,6 @@ take_up() {
     [[ -e $own/run ]] || return 0
     { read -r from; read -r to; read -r branch; } <"$own/run"
     say "an earlier run was broken off; from the start again, at $(short "$from")"
-    rm -f "$(git rev-parse --git-path index.lock)"
     # There first: files that were written before git could note them down would stay otherwise,
     # a step of schema/ among them.
     git checkout --quiet --force --detach "$to"

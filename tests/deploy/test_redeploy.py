@@ -52,14 +52,15 @@ def test_a_new_version_comes_into_service(
     """With the data, and on the branch, also where none was checked out; then all is done.
 
     Killed between the switch and the reload, it is run again: what half a switch has left, a step
-    of schema/ among it, goes.
+    of schema/ and the locks of a killed git among it, goes.
     """
     first, _ = production.head()
     git(production.folder, "checkout", "--quiet", "--detach")
     second = origin.publish("better", {"schema/0998_more.sql": "SELECT 1;\n"})
     production.redeploy_until((production.folder / "schema/0998_more.sql").exists)
     assert production.commit() == first
-    (production.folder / ".git/index.lock").touch()
+    for name in ("index", "HEAD", "refs/heads/main", "refs/remotes/origin/main"):
+        (production.folder / f".git/{name}.lock").touch()
     with Load(production.url, user.token or "") as load:
         done = production.redeploy()
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
