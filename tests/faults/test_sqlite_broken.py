@@ -252,8 +252,8 @@ def test_a_read_only_master(folder: Path, tmp_path: Path) -> None:
                 list(pool.map(lambda _: Api(service, api.token).get("/projects"), range(100)))
                 assert many() <= {201, 503}
                 assert api.get("/projects").status_code == 200
-            wait_until(lambda: many(200) == {201}, 20, "a pool that writes")
-            assert many(200) == {201}
+            # Each that can't is thrown away when it is met; the pool may have kept it at the back.
+            wait_until(lambda: many(600) == {201}, 20, "a pool that writes")
         service.stop()
         with read_only(folder):
             service.start()
