@@ -28,10 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chat_database import make
+from benchmarks.rounds import durable_postgres
 from tests import postgres
 from tests.service import ROOT, environment
-
-DURABLE = "fsync = on\nfull_page_writes = on\n"
 
 
 def measured(command: list[str], env: dict[str, str]) -> tuple[float, int, str]:
@@ -82,10 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     rounds: dict[str, list[dict[str, float]]] = {"ours": [], "pgloader": []}
-    with tempfile.TemporaryDirectory() as name, postgres.Server(_binaries()) as server:
-        with (server.data_dir / "postgresql.conf").open("a", encoding="utf-8") as file:
-            file.write(DURABLE)
-        server.restart()
+    with tempfile.TemporaryDirectory() as name, durable_postgres() as server:
         folder = Path(name)
         make(folder / "chat.db", given.messages)
         shutil.copy(folder / "chat.db", folder / "plain.db")
@@ -97,12 +93,6 @@ def main() -> None:
                 rounds["pgloader"].append(pgloader(server, folder / "plain.db"))
         size = (folder / "chat.db").stat().st_size
     print(json.dumps(result(rounds, given.messages, size, server.version), indent=2))
-
-
-def _binaries() -> Path:
-    """PostgreSQL 15 where there is one."""
-    found = postgres.find_binaries()
-    return next((path for path in found if path.parent.name == "15"), found[0])
 
 
 def result(

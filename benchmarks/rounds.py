@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -90,8 +89,3 @@ def keep(name: str, result: dict[str, Any]) -> None:
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-
-
-def folder_size(path: Path) -> int:
-    """Bytes of all files below."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
