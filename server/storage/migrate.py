@@ -113,22 +113,20 @@ def migrate(
     run_script: Callable[[Connection, str], None],
     known: list[Step],
 ) -> list[str]:
-    """Apply what is pending, one transaction a step, while `lock` keeps others out.
+    """Apply what is pending, all of it or nothing, while `lock` keeps others out.
 
-    Returns the names of the steps applied. A step that fails leaves nothing of itself.
+    Returns the names of the steps applied. One transaction for all: a new master that is killed
+    between its tables and the first rows would give these other ids at the next start.
     """
-    names: list[str] = []
-    while True:
-        with transaction() as conn:
-            lock(conn)
-            execute(conn, TABLE)
-            todo = pending(list_applied(conn), known)
-            if not todo:
-                return names
-            run_script(conn, todo[0].sql)
+    with transaction() as conn:
+        lock(conn)
+        execute(conn, TABLE)
+        todo = pending(list_applied(conn), known)
+        for step in todo:
+            run_script(conn, step.sql)
             execute(
                 conn,
                 "INSERT INTO schema_migrations (name, checksum, applied_at) VALUES (%s, %s, %s)",
-                (todo[0].name, todo[0].checksum, datetime.now(UTC).isoformat()),
+                (step.name, step.checksum, datetime.now(UTC).isoformat()),
             )
-            names.append(todo[0].name)
+    return [step.name for step in todo]
