@@ -50,19 +50,35 @@ _SPELLINGS = {
 # Comments and literals stay: a template of a project's tables is a literal in schema/.
 _SPELLING = re.compile("|".join([r"--[^\n]*", r"'(?:[^']|'')*'", *_SPELLINGS]))
 _PLACEHOLDER = re.compile(r"%%|%s|%\((\w+)\)s")
+# The same of queries: the functions that make JSON.
+_FUNCTIONS = {
+    "json_build_object(": "json_object(",
+    "json_build_array(": "json_array(",
+    "json_agg(": "json_group_array(",
+}
+_FUNCTION = re.compile("|".join(map(re.escape, _FUNCTIONS)))
+_JSON_TIME = re.compile(re.escape(contract.JSON_TIME).replace(r"\{\}", r"([\w.]+)"))
 _HALF_MADE = re.compile(r"\.\w+\.creating-[0-9a-f]{32}(-journal)?")
 
 
 @functools.lru_cache(maxsize=512)
 def _translate(sql: str) -> str:
-    """psycopg2's placeholders as SQLite's."""
+    """psycopg2's placeholders, and PostgreSQL's functions, as SQLite's."""
 
     def placeholder(match: re.Match[str]) -> str:
         if match[0] == "%%":
             return "%"
         return f":{match[1]}" if match[1] else "?"
 
-    return _PLACEHOLDER.sub(placeholder, sql)
+    sql = _JSON_TIME.sub(r"json_time(\1)", _PLACEHOLDER.sub(placeholder, sql))
+    return _FUNCTION.sub(lambda match: _FUNCTIONS[match[0]], sql)
+
+
+def _json_time(text: str) -> str:
+    """A time as `_bind` has written it, or as SQLite's own functions do, for `JSON_TIME`."""
+    moment = datetime.fromisoformat(text)
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _bind(value: Any) -> Any:
@@ -123,6 +139,7 @@ def _open(path: Path, mode: str, patience: float = BUSY_SECONDS) -> _Connection:
     conn.row_factory = _as_dict
     # One value that is not UTF-8 must not make the whole list unreadable.
     conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    conn.create_function("json_time", 1, _json_time, deterministic=True)
     conn.execute("PRAGMA foreign_keys = ON")
     conn.execute("PRAGMA synchronous = FULL")
     conn.execute("PRAGMA trusted_schema = OFF")

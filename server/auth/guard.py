@@ -77,13 +77,26 @@ def _read_token(request: Request) -> str:
     return token
 
 
-def _caller(request: Request, _: Annotated[str | None, Security(_scheme)]) -> Caller:
-    token_hash = hash_token(_read_token(request))
+async def _hash(request: Request, _: Annotated[str | None, Security(_scheme)]) -> str:
+    return hash_token(_read_token(request))
+
+
+TokenHash = Annotated[str, Depends(_hash)]
+"""Of a token that may be anybody's: for queries that find the caller themselves."""
+
+
+def admit(request: Request, user_id: int | None) -> int:
+    """The caller's id, from now on in the log; raises `Unauthorized` without one."""
+    if user_id is None:
+        raise Unauthorized("The token is not valid or has expired.")
+    request.state.user_id = user_id
+    return user_id
+
+
+def _caller(request: Request, token_hash: TokenHash) -> Caller:
     with database_adapter.read_db() as conn:
         row: dict[str, Any] | None = queries.find_user_by_token(conn, token_hash, datetime.now(UTC))
-    if row is None:
-        raise Unauthorized("The token is not valid or has expired.")
-    request.state.user_id = row["id"]
+    admit(request, row["id"] if row else None)
     return Caller(user=User.model_validate(row), token_hash=token_hash)
 
 

@@ -5,6 +5,14 @@ from datetime import datetime
 from server.storage.contract import Connection, Planned, Row, execute, fetch_one
 
 USER = "id, email, name, created_at"
+# The user whom a token stands for: not once it has expired, nor for an account that is disabled.
+# For queries that ask who is calling and what they may see in one round trip.
+CALLER = """
+    SELECT users.id, users.email, users.name, users.created_at
+    FROM auth_tokens JOIN users ON users.id = auth_tokens.user_id
+    WHERE auth_tokens.token_hash = %(token_hash)s AND auth_tokens.expires_at > %(now)s
+        AND users.disabled_at IS NULL
+"""
 
 
 def create_user(
@@ -118,17 +126,8 @@ def add_token(
 
 
 def find_user_by_token(conn: Connection, token_hash: str, now: datetime) -> Row | None:
-    """The user whom a token that hasn't expired stands for; none who is disabled."""
-    return fetch_one(
-        conn,
-        Planned("""
-        SELECT users.id, users.email, users.name, users.created_at
-        FROM auth_tokens JOIN users ON users.id = auth_tokens.user_id
-        WHERE auth_tokens.token_hash = %s AND auth_tokens.expires_at > %s
-            AND users.disabled_at IS NULL
-        """),
-        (token_hash, now),
-    )
+    """The user whom a token stands for."""
+    return fetch_one(conn, Planned(CALLER), {"token_hash": token_hash, "now": now})
 
 
 def delete_token(conn: Connection, user_id: int, token_hash: str) -> None:

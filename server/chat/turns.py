@@ -217,7 +217,7 @@ def _place(conn: Connection, user_id: int, wanted: Wanted) -> Place:
 
 
 def _said(
-    conn: Connection, user_id: int, session_id: int, spans: list[branches.Span]
+    conn: Connection, user_id: int, session_id: int, spans: list[messages.Span]
 ) -> list[Said]:
     """What was said within the spans, with the newest images that fit into one request."""
     rows = messages.list_conversation(conn, user_id, session_id, spans)

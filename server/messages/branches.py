@@ -5,11 +5,11 @@ from an earlier message. So the way to a message is a few spans of ids.
 """
 
 from bisect import bisect_right
+from datetime import UTC, datetime
 
 from server.messages import queries
+from server.messages.queries import Span
 from server.storage.contract import Connection, Row
-
-Span = tuple[int, int]
 
 
 def newest(conn: Connection, user_id: int, session_id: int) -> int | None:
@@ -60,25 +60,27 @@ def list_leaves(conn: Connection, user_id: int, session_id: int) -> list[int]:
 
 def page(
     conn: Connection,
-    user_id: int,
+    token_hash: str,
     session_id: int,
     before_id: int,
     limit: int,
     leaf: int | None,
-) -> list[Row] | None:
-    """A page of the branch that ends with `leaf`, or of the present one; None without a session.
+) -> list[Row]:
+    """A page of the branch that ends with `leaf`, or of the present one, as `list_shown` has it.
 
     A conversation that was never forked takes one round trip.
     """
+
+    def read(way: list[Span]) -> list[Row]:
+        now = datetime.now(UTC)
+        return queries.list_shown(conn, token_hash, now, session_id, before_id, limit, way)
+
+    rows = read([])
+    if not rows or rows[0]["session_id"] is None or (leaf is None and not rows[0]["forked"]):
+        return rows
+    user_id = rows[0]["user_id"]
     if leaf is None:
-        rows = queries.list_messages(conn, user_id, session_id, before_id, limit, [])
-        if not rows or not rows[0]["session_forked"]:
-            return rows and [row for row in rows if row["id"] is not None]
         leaf = newest(conn, user_id, session_id)
     elif not queries.find_message(conn, user_id, session_id, leaf):
-        return None
-    if leaf is None:
-        return []
-    way = spans(conn, user_id, session_id, leaf)
-    rows = queries.list_messages(conn, user_id, session_id, before_id, limit, way)
-    return rows and [row for row in rows if row["id"] is not None]
+        return [{**rows[0], "session_id": None}]
+    return rows if leaf is None else read(spans(conn, user_id, session_id, leaf))

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from server.storage.contract import Connection, Planned, Row, fetch_all, fetch_one
+from server.auth.queries import CALLER
+from server.storage.contract import JSON_TIME, Connection, Planned, Row, fetch_all, fetch_one
+
+Span = tuple[int, int]
 
 MESSAGE = (
     "id, session_id, role, content, status, error, model, prompt_tokens, completion_tokens, "
@@ -18,6 +21,36 @@ _BEFORE = """
 """
 _NEWEST_FIRST = "ORDER BY session_id DESC, id DESC"
 _AFTER_ALL = 2**63 - 1
+# A row of `messages` as the API shows it: `message.Message`, made where the rows are.
+_SHOWN = f"""
+    json_build_object(
+        'id', id,
+        'session_id', session_id,
+        'role', role,
+        'content', content,
+        'status', status,
+        'error', error,
+        'images', (
+            SELECT coalesce(json_agg(json_build_object(
+                'id', images.id, 'media_type', images.media_type, 'bytes', images.size_bytes
+            )), json_build_array())
+            FROM (
+                SELECT id, media_type, size_bytes FROM images
+                WHERE images.message_id = messages.id AND images.user_id = messages.user_id
+                ORDER BY id
+            ) AS images
+        ),
+        'model', model,
+        'usage', CASE WHEN coalesce(prompt_tokens, completion_tokens) IS NOT NULL THEN
+            json_build_object(
+                'prompt_tokens', coalesce(prompt_tokens, 0),
+                'completion_tokens', coalesce(completion_tokens, 0),
+                'total_tokens', coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)
+            )
+        END,
+        'created_at', {JSON_TIME.format("created_at")}
+    )
+"""
 _IMAGE = "images.id AS image_id, images.media_type, images.size_bytes"
 
 
@@ -29,7 +62,7 @@ class Place:
     parent_id: int | None
 
 
-def _within(spans: list[tuple[int, int]]) -> tuple[str, dict[str, int]]:
+def _within(spans: list[Span]) -> tuple[str, dict[str, int]]:
     """A condition on `id`, with its parameters; no spans: no condition."""
     if not spans:
         return "", {}
@@ -39,45 +72,59 @@ def _within(spans: list[tuple[int, int]]) -> tuple[str, dict[str, int]]:
     return f"AND ({' OR '.join(ors)})", params
 
 
-def list_messages(
+def list_shown(
     conn: Connection,
-    user_id: int,
+    token_hash: str,
+    now: datetime,
     session_id: int,
     before_id: int,
     limit: int,
-    spans: list[tuple[int, int]],
-) -> list[Row] | None:
-    """The messages before an id, newest first, one row for each image; None without a session.
+    spans: list[Span],
+) -> list[Row]:
+    """The messages before an id, newest first, each as `shown`, the JSON of `message.Message`.
 
-    The session, its messages and their images' descriptions in one round trip; a session without
-    messages gives a row whose id is NULL.
+    Who is calling, their session and its messages in one round trip: no row for a token that is
+    nobody's, a row whose `session_id` is NULL for a session that isn't theirs, and one whose `id`
+    is NULL for a session without messages. Every row has `user_id` and the session's `forked`.
     """
-    columns = ", ".join(f"page.{name.strip()}" for name in MESSAGE.split(","))
-    within, params = _within(spans)
+    within, places = _within(spans)
+    # Whoever asks for spans was shown the session before. A session that isn't theirs must not be
+    # read; but not knowing which it is, PostgreSQL would read spans out of everybody's messages.
+    session = "%(session_id)s" if spans else "(SELECT id FROM session)"
     sql = f"""
-        SELECT {columns}, {_IMAGE}, sessions.forked AS session_forked
-        FROM sessions
-        JOIN projects ON projects.id = sessions.project_id AND projects.status = 'active'
+        WITH caller AS ({CALLER}),
+        session AS (
+            SELECT sessions.id, sessions.user_id, sessions.forked
+            FROM sessions
+            JOIN projects ON projects.id = sessions.project_id AND projects.status = 'active'
+            WHERE sessions.id = %(session_id)s AND sessions.user_id = (SELECT id FROM caller)
+                AND NOT sessions.deleting
+        )
+        SELECT caller.id AS user_id, session.id AS session_id, session.forked, page.id, page.shown
+        FROM caller
+        LEFT JOIN session ON TRUE
         LEFT JOIN (
-            SELECT {MESSAGE} FROM messages
-            WHERE {_BEFORE} {within}
+            SELECT id, CAST({_SHOWN} AS TEXT) AS shown
+            FROM messages
+            WHERE user_id = (SELECT user_id FROM session)
+                AND (session_id, id) < ({session}, %(before_id)s)
+                AND (session_id, id) > ({session}, 0)
+                {within}
             {_NEWEST_FIRST}
             LIMIT %(limit)s
-        ) AS page ON page.session_id = sessions.id
-        LEFT JOIN images ON images.message_id = page.id AND images.user_id = %(user_id)s
-        WHERE sessions.user_id = %(user_id)s AND sessions.id = %(session_id)s
-            AND NOT sessions.deleting
-        ORDER BY page.id DESC, images.id
+        ) AS page ON TRUE
+        ORDER BY page.id DESC
     """
-    params |= {
-        "user_id": user_id,
+    params = {
+        **places,
+        "token_hash": token_hash,
+        "now": now,
         "session_id": session_id,
         "before_id": before_id,
         "limit": limit,
     }
     # Spans are another text for each branch, which nobody would plan for.
-    rows = fetch_all(conn, sql if spans else Planned(sql), params)
-    return rows or None
+    return fetch_all(conn, sql if spans else Planned(sql), params)
 
 
 def list_joined(conn: Connection, user_id: int, message_id: int) -> list[Row]:
@@ -137,7 +184,7 @@ def list_forks(conn: Connection, user_id: int, session_id: int) -> list[Row]:
 
 
 def list_conversation(
-    conn: Connection, user_id: int, session_id: int, spans: list[tuple[int, int]]
+    conn: Connection, user_id: int, session_id: int, spans: list[Span]
 ) -> list[Row]:
     """What was said within the spans, oldest first."""
     within, params = _within(spans)

@@ -11,6 +11,8 @@ Params = Sequence[Any] | Mapping[str, Any]
 ROLLED_BACK = "a failed statement had ended the transaction: nothing was stored"
 PEEK_SECONDS = 3.0
 LARGEST = 5
+# A time in a JSON text, as RFC 3339 has it, in UTC; SQL's own spelling of it isn't the same.
+JSON_TIME = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
 
 class Planned(str):

@@ -3,24 +3,31 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from server.auth.queries import add_token
 from server.messages import queries
 from server.sessions.queries import delete_oldest_messages
-from server.storage.contract import Connection, Database, Params, execute, fetch_all, fetch_one
+from server.storage.contract import Connection, Database, Params, Row, execute, fetch_all, fetch_one
 
 OLD, BUSY = 1, 2
 QUESTIONS: dict[str, Callable[[Connection], object]] = {
-    "the first page": lambda conn: queries.list_messages(conn, 1, OLD, 2**63 - 1, 51, []),
-    "a later page": lambda conn: queries.list_messages(conn, 1, OLD, 900, 51, []),
-    "a branch's page": lambda conn: queries.list_messages(conn, 1, OLD, 900, 51, [(0, 800)]),
+    "the first page": lambda conn: page(conn, OLD, 2**63 - 1, []),
+    "a later page": lambda conn: page(conn, OLD, 900, []),
+    "a branch's page": lambda conn: page(conn, OLD, 900, [(0, 800)]),
     "the newest": lambda conn: queries.find_newest(conn, 1, OLD),
     "the one before": lambda conn: queries.find_before(conn, 1, OLD, 900),
     "the oldest": lambda conn: delete_oldest_messages(conn, 1, BUSY, 100),
 }
+
+
+def page(conn: Connection, session_id: int, before_id: int, spans: list[queries.Span]) -> list[Row]:
+    """The messages that the only user sees."""
+    now = datetime.now(UTC)
+    return queries.list_shown(conn, "token", now, session_id, before_id, 51, spans)
 
 
 @dataclass
@@ -58,6 +65,7 @@ def crowded(database: Database) -> Database:
         execute(
             conn, "INSERT INTO users (id, email, password_hash) VALUES (1, 'a@example.com', 'x')"
         )
+        add_token(conn, 1, "token", now, now + timedelta(days=1))
         execute(
             conn, "INSERT INTO projects (id, user_id, name, db_name) VALUES (1, 1, 'p', 'p_db')"
         )
@@ -110,8 +118,7 @@ def test_the_questions_are_answered_within_the_session(crowded: Database) -> Non
         assert queries.find_before(conn, 1, BUSY, first["id"]) is None
         assert queries.find_before(conn, 1, BUSY, first["id"] + 1) == first["id"]
         assert queries.find_newest(conn, 2, BUSY) is None
-        page = queries.list_messages(conn, 1, BUSY, first["id"] + 2, 51, [])
-        assert page is not None
-        assert [row["id"] for row in page] == [first["id"] + 1, first["id"]]
+        rows = page(conn, BUSY, first["id"] + 2, [])
+        assert [row["id"] for row in rows] == [first["id"] + 1, first["id"]]
         assert delete_oldest_messages(conn, 1, BUSY, 2) == 2
         assert queries.find_before(conn, 1, BUSY, first["id"] + 3) == first["id"] + 2
