@@ -28,7 +28,7 @@ DRIVERS = {
     "sqlite3": r"database\.py|server/(migration|backups|cloning)/\w+\.py",
     "database_postgres": r"database_adapter\.py|server/(migration|backups|cli|doctor)/\w+\.py",
     "database": r"database_adapter\.py|server/(migration|backups|cloning)/\w+\.py",
-    "httpx": r"server/chat/openclaw\.py",
+    "aiohttp": r"server/chat/openclaw\.py",
 }
 HTTP = {"fastapi", "starlette"}
 KNOWS_HTTP = {

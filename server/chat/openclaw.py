@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import aiohttp
 import anyio.to_thread
-import httpx
 
 from server.chat import sse
 from server.chat.completion import (
@@ -31,6 +31,7 @@ MAX_BODY = 32 * 1024 * 1024
 # Well below the patience of servers, 5 seconds for Node and uvicorn, 2 for gunicorn: a request that
 # meets their closing the connection is lost, and must not be sent twice.
 KEPT_SECONDS = 1.0
+PROBE_SECONDS = 1.5
 
 
 class HttpGateway:
@@ -38,26 +39,23 @@ class HttpGateway:
 
     kind = "openclaw"
 
-    def __init__(
-        self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
+        """Must be called within a running event loop."""
         self.model = settings.openclaw_model
         self._settings = settings
         headers = {"Accept-Encoding": "identity"}
         if settings.openclaw_token is not None:
             headers["Authorization"] = f"Bearer {settings.openclaw_token.get_secret_value()}"
-        self._client = httpx.AsyncClient(
-            base_url=settings.openclaw_url or "",
+        self._client = aiohttp.ClientSession(
+            settings.openclaw_url,
             headers=headers,
-            # Our own deadlines watch over reading: httpx has none for the whole.
-            timeout=httpx.Timeout(settings.gateway_connect_timeout, read=None, write=30, pool=10),
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=50, keepalive_expiry=KEPT_SECONDS
-            ),
-            transport=transport,
-            # Neither a proxy of the environment nor a redirect may lead the token elsewhere.
+            # Our own deadlines watch over reading, and over the whole.
+            timeout=aiohttp.ClientTimeout(connect=settings.gateway_connect_timeout),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            # A proxy of the environment must not lead the token elsewhere.
             trust_env=False,
-            follow_redirects=False,
         )
 
     async def answer(self, body: dict[str, Any], sink: Sink) -> None:
@@ -77,24 +75,22 @@ class HttpGateway:
 
     async def probe(self) -> None:
         """Ask for /readyz; an endpoint that has no such page is up when it answers at all."""
-        try:
-            response = await self._client.get("/readyz", timeout=1.5)
-        except httpx.HTTPError as error:
-            raise _from_httpx(error) from error
-        if response.status_code >= 500:
+        status, _ = await self.ask("/readyz")
+        if status >= 500:
             raise Overloaded("The AI gateway is not ready.", code="gateway_not_ready")
 
     async def ask(self, path: str) -> tuple[int, str]:
         """The status and the Date of what it answers to a GET."""
-        try:
-            response = await self._client.get(path, timeout=1.5)
-        except httpx.HTTPError as error:
-            raise _from_httpx(error) from error
-        return response.status_code, response.headers.get("date", "")
+        timeout = aiohttp.ClientTimeout(PROBE_SECONDS)
+        async with (
+            _errors(),
+            self._client.get(path, timeout=timeout, allow_redirects=False) as response,
+        ):
+            return response.status, response.headers.get("date", "")
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     def _headers(self, body: dict[str, Any]) -> dict[str, str]:
         if not self._settings.openclaw_session_header:
@@ -105,19 +101,19 @@ class HttpGateway:
         return {"x-openclaw-session-key": f"agent:{name}:openai-user:{body['user']}"}
 
     @asynccontextmanager
-    async def _post(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+    async def _post(self, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"Content-Type": "application/json", **self._headers(body)}
-        content = await anyio.to_thread.run_sync(lambda: json.dumps(body).encode())
+        content = await _encode(body)
         headers["Content-Length"] = str(len(content))
-        sent = _Once(content)
+        sent = _Once(content) if len(content) > SENT_BYTES else content
         del content
-        try:
-            async with self._client.stream(
-                "POST", "/v1/chat/completions", content=sent, headers=headers
-            ) as response:
-                yield response
-        except httpx.HTTPError as error:
-            raise _from_httpx(error) from error
+        async with (
+            _errors(),
+            self._client.post(
+                "/v1/chat/completions", data=sent, headers=headers, allow_redirects=False
+            ) as response,
+        ):
+            yield response
 
     @asynccontextmanager
     async def _deadlines(self) -> AsyncIterator["_Patience"]:
@@ -131,8 +127,16 @@ class HttpGateway:
                 raise GatewayTimeout() if isinstance(error, TimeoutError) else error from error
 
 
+async def _encode(body: dict[str, Any]) -> bytes:
+    """The body as JSON; a large one is written by a thread, so that nobody waits for it."""
+    contents = [one["content"] for one in body.get("messages", [])]
+    if all(isinstance(one, str) for one in contents) and sum(map(len, contents)) <= SENT_BYTES:
+        return json.dumps(body).encode()
+    return await anyio.to_thread.run_sync(lambda: json.dumps(body).encode())
+
+
 class _Once:
-    """A request's body that is not kept while the answer comes, as httpx would keep bytes."""
+    """A large body that is not kept while the answer comes, as bytes would be."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -172,11 +176,11 @@ class _Patience:
 
 
 async def _read_stream(
-    response: httpx.Response, completion: StreamedCompletion, patience: _Patience
+    response: aiohttp.ClientResponse, completion: StreamedCompletion, patience: _Patience
 ) -> None:
     reader = sse.Reader()
     try:
-        async for chunk in response.aiter_raw():
+        async for chunk in response.content.iter_any():
             patience.byte_came()
             for name, data in reader.feed(chunk):
                 completion.take(name, data)
@@ -188,17 +192,17 @@ async def _read_stream(
         raise broken_off()
 
 
-async def _body(response: httpx.Response) -> bytes:
+async def _body(response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
-    async for chunk in response.aiter_raw():
+    async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > MAX_BODY:
             raise nonsense("an answer without end")
     return bytes(body)
 
 
-async def _check_status(response: httpx.Response) -> None:
-    status = response.status_code
+async def _check_status(response: aiohttp.ClientResponse) -> None:
+    status = response.status
     if status == 200:
         return
     kind = await _error_type(response)
@@ -226,9 +230,9 @@ async def _check_status(response: httpx.Response) -> None:
             raise GatewayFailed()
 
 
-async def _error_type(response: httpx.Response) -> str:
+async def _error_type(response: aiohttp.ClientResponse) -> str:
     """The word by which OpenAI's protocol names the kind of error, if there is one."""
-    with suppress(httpx.HTTPError, Problem):
+    with suppress(aiohttp.ClientError, Problem):
         error = parse(await _body(response)).get("error")
         if isinstance(error, dict):
             return str(error.get("type"))[:100]
@@ -240,21 +244,33 @@ def _retry_after(value: str) -> int:
     return int(value) if value.isascii() and value.isdigit() and int(value) <= 300 else 5
 
 
-def _from_httpx(error: httpx.HTTPError) -> Problem:
-    """The problem that each exception of httpx means; the test goes through all of them."""
-    log.warning("gateway not usable", extra={"cause": type(error).__name__})
+@asynccontextmanager
+async def _errors() -> AsyncIterator[None]:
+    """Turn the client's errors into problems."""
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError) as error:
+        log.warning("gateway not usable", extra={"cause": type(error).__name__})
+        raise _problem(error) from error
+
+
+def _problem(error: aiohttp.ClientError | TimeoutError) -> Problem:
+    """What each exception of aiohttp means; the test goes through all of them."""
     match error:
-        case httpx.PoolTimeout():
-            return Overloaded("The AI gateway is busy.", code="gateway_busy", retry_after=5)
-        case httpx.ConnectTimeout():
+        case aiohttp.ConnectionTimeoutError():
             return GatewayTimeout(
                 "The AI gateway can't be reached in time.", code="gateway_connect_timeout"
             )
-        case httpx.TimeoutException():
+        case TimeoutError():
             return GatewayTimeout()
-        case httpx.ConnectError() | httpx.UnsupportedProtocol() | httpx.ProxyError():
+        case aiohttp.ClientConnectorError() | aiohttp.InvalidURL():
             return GatewayFailed("The AI gateway can't be reached.", code="gateway_unreachable")
-        case httpx.TransportError():
+        # The last one: what came was not HTTP.
+        case (
+            aiohttp.ClientConnectionError()
+            | aiohttp.ClientPayloadError()
+            | aiohttp.ClientResponseError()
+        ):
             return broken_off()
         case _:
             return GatewayFailed()

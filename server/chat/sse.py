@@ -1,6 +1,6 @@
 """Server-sent events coming in, as the HTML standard defines them (section 9.2).
 
-httpx's `aiter_lines` also ends lines at U+2028, U+2029 and U+0085, which JSON may hold raw; here
+Python's `splitlines` also ends lines at U+2028, U+2029 and U+0085, which JSON may hold raw; here
 only CR, LF and CR LF end a line.
 """
 

@@ -1,12 +1,11 @@
-"""The gateway's client by itself: every way httpx can fail, every header it sends."""
+"""The gateway's client by itself: every way aiohttp can fail, every header it sends."""
 
 import asyncio
 import inspect
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
+import aiohttp
 import pytest
 from pydantic import SecretStr
 
@@ -16,11 +15,11 @@ from server.errors import Problem
 from server.settings import Settings
 from tests.gateway import GatewayStub
 
-HTTPX_ERRORS = sorted(
+ERRORS = sorted(
     (
         kind
-        for _, kind in inspect.getmembers(httpx, inspect.isclass)
-        if issubclass(kind, httpx.RequestError)
+        for _, kind in inspect.getmembers(aiohttp, inspect.isclass)
+        if issubclass(kind, aiohttp.ClientError)
     ),
     key=lambda kind: kind.__name__,
 )
@@ -40,11 +39,11 @@ class Sink:
         self.usage = (prompt_tokens, completion_tokens)
 
 
-def ask(settings: Settings, body: dict[str, Any], transport: Any = None) -> Sink:
+def ask(settings: Settings, body: dict[str, Any]) -> Sink:
     """One answer, in an event loop of its own."""
 
     async def run() -> Sink:
-        gateway = HttpGateway(settings, transport)
+        gateway = HttpGateway(settings)
         sink = Sink()
         try:
             await gateway.answer(body, sink)
@@ -55,25 +54,47 @@ def ask(settings: Settings, body: dict[str, Any], transport: Any = None) -> Sink
     return asyncio.run(run())
 
 
-def response(completion: Any) -> httpx.Response:
-    """A gateway's answer that has not been read yet."""
+def ask_server(completion: Any, body: dict[str, Any], **settings: Any) -> tuple[Sink, str]:
+    """The answer of a gateway that always gives this one, and what it was sent."""
+    told = json.dumps(completion).encode()
+    head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    heard: list[str] = []
 
-    async def pieces() -> AsyncIterator[bytes]:
-        yield json.dumps(completion).encode()
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(f"{head}Content-Length: {len(told)}\r\n\r\n".encode() + told)
+        await reader.read()
+        writer.close()
 
-    return httpx.Response(200, headers={"content-type": "application/json"}, content=pieces())
+    async def run() -> Sink:
+        server = await asyncio.start_server(serve, "127.0.0.1")
+        port = server.sockets[0].getsockname()[1]
+        gateway = HttpGateway(Settings(openclaw_url=f"http://127.0.0.1:{port}/v1/", **settings))
+        sink = Sink()
+        async with server:
+            try:
+                await gateway.answer(body, sink)
+            finally:
+                await gateway.close()
+        return sink
+
+    return asyncio.run(run()), heard[0]
 
 
-@pytest.mark.parametrize("kind", HTTPX_ERRORS, ids=lambda kind: kind.__name__)
-def test_every_error_of_httpx_is_mapped(kind: type[httpx.RequestError]) -> None:
-    """Whatever httpx raises, the client hears 502, 503 or 504, never 500."""
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+def test_every_error_of_the_client_is_mapped(
+    monkeypatch: pytest.MonkeyPatch, kind: type[aiohttp.ClientError]
+) -> None:
+    """Whatever aiohttp raises, the client hears 502, 503 or 504, never 500."""
 
-    def fail(request: httpx.Request) -> httpx.Response:
-        raise kind("secret.internal:1234", request=request)
+    def fail(*_: object, **__: object) -> object:
+        # Each takes other arguments; only its kind counts.
+        error = kind.__new__(kind, "secret.internal:1234")
+        raise error
 
-    settings = Settings(openclaw_url="http://gateway.test")
+    monkeypatch.setattr(aiohttp.ClientSession, "post", fail)
     with pytest.raises(Problem) as caught:
-        ask(settings, {"stream": False}, httpx.MockTransport(fail))
+        ask(Settings(openclaw_url="http://gateway.test"), {"stream": False})
     assert caught.value.status in {502, 503, 504}
     assert "secret" not in json.dumps(caught.value.body())
 
@@ -91,7 +112,7 @@ def test_no_proxy_of_the_environment_is_used(
 
 
 def test_total_timeout_ends_an_answer_that_drips(gateway: GatewayStub) -> None:
-    """httpx has no deadline for the whole: a gateway that keeps writing would never end."""
+    """A gateway that keeps writing would never end."""
     settings = Settings(
         openclaw_url=gateway.url,
         openclaw_token=SecretStr("token-of-the-gateway"),
@@ -121,20 +142,17 @@ def test_total_timeout_ends_an_answer_that_drips(gateway: GatewayStub) -> None:
 )
 def test_the_session_header(model: str, key: str) -> None:
     """It names the session by the key under which `user` is filed, so that none is forgotten."""
-    seen: list[httpx.Request] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        return response({"choices": [{"message": {"content": "yes"}}]})
-
-    settings = Settings(
-        openclaw_url="http://gateway.test/v1/", openclaw_model=model, openclaw_session_header=True
+    whole = {"choices": [{"message": {"content": "yes"}}]}
+    sink, heard = ask_server(
+        whole,
+        {"user": "adapter-session-1", "stream": False},
+        openclaw_model=model,
+        openclaw_session_header=True,
     )
-    body = {"user": "adapter-session-1", "stream": False}
-    assert ask(settings, body, httpx.MockTransport(answer)).text == "yes"
-    assert seen[0].headers["x-openclaw-session-key"] == key
-    assert str(seen[0].url) == "http://gateway.test/v1/chat/completions"
-    assert seen[0].headers["accept-encoding"] == "identity"
+    assert sink.text == "yes"
+    assert heard.startswith("POST /v1/chat/completions HTTP/1.1")
+    assert f"x-openclaw-session-key: {key}\r\n" in heard
+    assert "accept-encoding: identity\r\n" in heard.lower()
 
 
 @pytest.mark.parametrize(
@@ -152,9 +170,8 @@ def test_the_session_header(model: str, key: str) -> None:
 )
 def test_json_of_another_shape(completion: Any) -> None:
     """200 is no proof: an answer without an answer in it is a failure."""
-    transport = httpx.MockTransport(lambda _: response(completion))
     with pytest.raises(Problem) as caught:
-        ask(Settings(openclaw_url="http://gateway.test"), {"stream": False}, transport)
+        ask_server(completion, {"stream": False})
     assert caught.value.status == 502
 
 
@@ -176,8 +193,8 @@ def test_clean(text: str, cleaned: str) -> None:
 def test_an_idle_connection_is_not_used_again() -> None:
     """A gateway closes idle connections, perhaps just when the next request is on its way.
 
-    OpenClaw does so after 5 seconds, and httpx kept connections for as long: a soak met 502s from a
-    gateway in the best of health.
+    OpenClaw does so after 5 seconds; kept for as long, connections brought 502s from a gateway in
+    the best of health.
     """
     whole = {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]}
     told = json.dumps(whole).encode()
