@@ -63,13 +63,15 @@ def _opened() -> Pool[postgres.Connection]:
 def get_db() -> Iterator[contract.Connection]:
     """A transaction on a connection of the pool."""
     with postgres.errors(), _lent(_opened()) as conn:
-        conn.autocommit = False
+        conn.begins = True
         yield conn
-        if conn.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_INERROR:
-            # COMMIT would roll back and not say so.
+        conn.begins = False
+        if conn.failed:
             raise contract.DatabaseError(contract.ROLLED_BACK)
+        if conn.idle:
+            return
         try:
-            conn.commit()
+            contract.execute(conn, "COMMIT")
         except (psycopg2.OperationalError, contract.Unavailable) as error:
             if conn.closed or isinstance(error, contract.Unavailable):
                 raise contract.OutcomeUnknown("the connection broke during COMMIT") from error
@@ -80,7 +82,6 @@ def get_db() -> Iterator[contract.Connection]:
 def read_db() -> Iterator[contract.Connection]:
     """A connection of the pool in autocommit: one round trip a statement."""
     with postgres.errors(), _lent(_opened()) as conn:
-        conn.autocommit = True
         yield conn
 
 
@@ -115,11 +116,17 @@ def _lent(
         raise
     except BaseException:
         with suppress(psycopg2.Error, contract.Unavailable):
-            conn.rollback()
+            _roll_back(conn)
             healthy = not conn.closed
         raise
     finally:
         pool.release(conn, healthy and not conn.swollen)
+
+
+def _roll_back(conn: postgres.Connection) -> None:
+    conn.begins = False
+    if not conn.idle:
+        contract.execute(conn, "ROLLBACK")
 
 
 def _acquire(pool: Pool[postgres.Connection], wait: float | None) -> postgres.Connection:
@@ -144,7 +151,6 @@ def _acquire(pool: Pool[postgres.Connection], wait: float | None) -> postgres.Co
 
 def _try(conn: postgres.Connection) -> None:
     patience, conn.patience = conn.patience, PING_SECONDS
-    conn.autocommit = True
     contract.execute(conn, "SELECT 1")
     conn.patience = patience
 

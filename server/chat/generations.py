@@ -20,6 +20,7 @@ from server.chat.turns import InDoubt, Replay, Turn, Wanted, begin
 from server.chat.workers import BEAT_SECONDS, Worker
 from server.errors import Overloaded, Problem
 from server.messages.message import Message
+from server.messages.queries import Generator
 from server.settings import Settings
 from server.storage.contract import DatabaseError, Row
 from server.storage.pool import urgent
@@ -181,7 +182,8 @@ class Generations:
 
     def _begin(self, user_id: int, wanted: Wanted) -> Turn | Replay:
         full = self._settings.gateway_history == "full"
-        return begin(user_id, wanted, self.gateway.model, self._worker.id, full_history=full)
+        generator = Generator(self.gateway.model, self._worker.id)
+        return begin(user_id, wanted, generator, full_history=full)
 
     def _hold(self, task: asyncio.Task[Any]) -> None:
         """Keep a task from being collected, and have `close` wait for it."""

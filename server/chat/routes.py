@@ -136,7 +136,7 @@ async def say(
 ) -> ChatAnswer | Response:
     """Say something in a session; the agent's answer comes whole, or as an event stream."""
     sent = [image if isinstance(image, str) else image.data for image in body.images]
-    images = await run_in_threadpool(checks.read_all, sent)
+    images = await run_in_threadpool(checks.read_all, sent) if sent else []
     # Many megabytes, which must not be held for as long as the answer comes.
     sent.clear()
     body.images.clear()

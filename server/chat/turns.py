@@ -14,7 +14,7 @@ from server.images.checks import MAX_TOTAL_BYTES, Image
 from server.messages import branches
 from server.messages import queries as messages
 from server.messages.message import Message, from_joined
-from server.messages.queries import Place
+from server.messages.queries import Generator, Place
 from server.sessions import queries as sessions
 from server.storage.contract import Conflict, Connection, OutcomeUnknown, Row
 
@@ -72,7 +72,7 @@ class Replay:
 
 
 def begin(
-    user_id: int, wanted: Wanted, model: str, worker_id: str, *, full_history: bool
+    user_id: int, wanted: Wanted, generator: Generator, *, full_history: bool
 ) -> Turn | Replay:
     """Store the user's message and a row for the answer, in one transaction.
 
@@ -80,7 +80,7 @@ def begin(
     """
     while True:
         try:
-            return _begin(user_id, wanted, model, worker_id, full_history=full_history)
+            return _begin(user_id, wanted, generator, full_history=full_history)
         except Conflict:
             with database_adapter.read_db() as conn:
                 running = queries.find_running(conn, user_id, wanted.session_id)
@@ -96,12 +96,12 @@ def begin(
 
 
 def _begin(
-    user_id: int, wanted: Wanted, model: str, worker_id: str, *, full_history: bool
+    user_id: int, wanted: Wanted, generator: Generator, *, full_history: bool
 ) -> Turn | Replay:
     turn: Turn | Replay | None = None
     try:
         with database_adapter.get_db() as conn:
-            turn = _store(conn, user_id, wanted, model, worker_id, full_history=full_history)
+            turn = _store(conn, user_id, wanted, generator, full_history=full_history)
     except OutcomeUnknown as error:
         if isinstance(turn, Turn):
             raise InDoubt(turn) from error
@@ -110,13 +110,7 @@ def _begin(
 
 
 def _store(
-    conn: Connection,
-    user_id: int,
-    wanted: Wanted,
-    model: str,
-    worker_id: str,
-    *,
-    full_history: bool,
+    conn: Connection, user_id: int, wanted: Wanted, generator: Generator, *, full_history: bool
 ) -> Turn | Replay:
     now = datetime.now(UTC)
     if wanted.key is not None:
@@ -126,11 +120,11 @@ def _store(
     session_key = sessions.touch(conn, user_id, wanted.session_id, now)
     if session_key is None:
         raise NotFound()
-    user_message, said, place = _say(conn, user_id, wanted, now, full_history=full_history)
-    assistant = messages.add_answer(conn, user_id, wanted.session_id, model, worker_id, place, now)
+    say = _say if wanted.regenerate_of is None else _say_again
+    asked, said, answer = say(conn, user_id, wanted, generator, now, full_history=full_history)
     if wanted.key is not None:
-        queries.fill_key(conn, user_id, wanted.key, user_message.id, assistant["id"])
-    return Turn(user_id, session_key, user_message, assistant, said)
+        queries.fill_key(conn, user_id, wanted.key, asked.id, answer["id"])
+    return Turn(user_id, session_key, asked, answer, said)
 
 
 def _claim_key(
@@ -157,28 +151,42 @@ def _claim_key(
 
 
 def _say(
-    conn: Connection, user_id: int, wanted: Wanted, now: datetime, *, full_history: bool
-) -> tuple[Message, list[Said], Place]:
-    """The user's message, all that the gateway is told, and where the answer goes."""
-    if wanted.regenerate_of is not None:
-        return _say_again(conn, user_id, wanted, full_history=full_history)
+    conn: Connection,
+    user_id: int,
+    wanted: Wanted,
+    generator: Generator,
+    now: datetime,
+    *,
+    full_history: bool,
+) -> tuple[Message, list[Said], Row]:
+    """Store what the user says; it, all that the gateway is told, and the answer's row."""
+    session_id = wanted.session_id
     place = _place(conn, user_id, wanted)
-    leaf = (
-        place.parent_id if place.forked else messages.find_newest(conn, user_id, wanted.session_id)
-    )
-    before = []
-    if full_history and leaf is not None:
-        spans = branches.spans(conn, user_id, wanted.session_id, leaf)
-        before = _said(conn, user_id, wanted.session_id, spans)
-    row = messages.add_message(conn, user_id, wanted.session_id, "user", wanted.text, place, now)
+    before = _before(conn, user_id, session_id, place) if full_history else []
+    row, answer = messages.add_turn(conn, user_id, session_id, wanted.text, place, generator, now)
     stored = [images.add_image(conn, user_id, row["id"], image) for image in wanted.images]
     said = Said("user", wanted.text, wanted.images)
-    return Message.from_row(row, stored), [*before, said], END
+    return Message.from_row(row, stored), [*before, said], answer
+
+
+def _before(conn: Connection, user_id: int, session_id: int, place: Place) -> list[Said]:
+    """What was said on the way to a message that is to be stored."""
+    leaf = place.parent_id if place.forked else messages.find_newest(conn, user_id, session_id)
+    if leaf is None:
+        return []
+    return _said(conn, user_id, session_id, branches.spans(conn, user_id, session_id, leaf))
 
 
 def _say_again(
-    conn: Connection, user_id: int, wanted: Wanted, *, full_history: bool
-) -> tuple[Message, list[Said], Place]:
+    conn: Connection,
+    user_id: int,
+    wanted: Wanted,
+    generator: Generator,
+    now: datetime,
+    *,
+    full_history: bool,
+) -> tuple[Message, list[Said], Row]:
+    """The same for another answer to what the user has said before."""
     answer = messages.find_message(conn, user_id, wanted.session_id, wanted.regenerate_of or 0)
     asked_id = answer and branches.parent(conn, user_id, answer)
     asked = asked_id and messages.find_message(conn, user_id, wanted.session_id, asked_id)
@@ -195,7 +203,8 @@ def _say_again(
     said = _said(conn, user_id, wanted.session_id, spans)
     described = images.describe_images(conn, user_id, leaf)
     sessions.mark_forked(conn, user_id, wanted.session_id)
-    return Message.from_row(asked, described), said, Place(forked=True, parent_id=leaf)
+    other = messages.add_answer(conn, user_id, wanted.session_id, leaf, generator, now)
+    return Message.from_row(asked, described), said, other
 
 
 def _place(conn: Connection, user_id: int, wanted: Wanted) -> Place:

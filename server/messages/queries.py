@@ -62,6 +62,14 @@ class Place:
     parent_id: int | None
 
 
+@dataclass(frozen=True)
+class Generator:
+    """Who generates an answer: the gateway's model, asked by a process of the service."""
+
+    model: str
+    worker_id: str
+
+
 def _within(spans: list[Span]) -> tuple[str, dict[str, int]]:
     """A condition on `id`, with its parameters; no spans: no condition."""
     if not spans:
@@ -200,39 +208,58 @@ def list_conversation(
     )
 
 
-def add_message(
+def add_turn(
     conn: Connection,
     user_id: int,
     session_id: int,
-    role: str,
     content: str,
     place: Place,
+    generator: Generator,
     now: datetime,
-) -> Row:
-    """A new message that is complete."""
-    row = fetch_one(
+) -> tuple[Row, Row]:
+    """What the user says, and a row for the answer that is about to be generated.
+
+    Raises `Conflict` while another one streams in the session.
+    """
+    asked, answer = fetch_all(
         conn,
         f"""
-        INSERT INTO messages
-            (user_id, session_id, role, content, status, forked, parent_id, created_at)
-        VALUES (%s, %s, %s, %s, 'complete', %s, %s, %s)
+        INSERT INTO messages (
+            user_id, session_id, role, content, status, model, worker_id, forked, parent_id,
+            created_at
+        )
+        VALUES (
+            %(user_id)s, %(session_id)s, 'user', %(content)s, 'complete', NULL, NULL, %(forked)s,
+            %(parent_id)s, %(now)s
+        ), (
+            %(user_id)s, %(session_id)s, 'assistant', '', 'streaming', %(model)s, %(worker_id)s,
+            FALSE, NULL, %(now)s
+        )
         RETURNING {MESSAGE}
         """,
-        (user_id, session_id, role, content, place.forked, place.parent_id, now),
+        {
+            "user_id": user_id,
+            "session_id": session_id,
+            "content": content,
+            "forked": place.forked,
+            "parent_id": place.parent_id,
+            "model": generator.model,
+            "worker_id": generator.worker_id,
+            "now": now,
+        },
     )
-    return row or {}
+    return asked, answer
 
 
 def add_answer(
     conn: Connection,
     user_id: int,
     session_id: int,
-    model: str,
-    worker_id: str,
-    place: Place,
+    parent_id: int,
+    generator: Generator,
     now: datetime,
 ) -> Row:
-    """A row for an answer that the worker is about to generate.
+    """A row for another answer to a message.
 
     Raises `Conflict` while another one streams in the session.
     """
@@ -241,9 +268,9 @@ def add_answer(
         f"""
         INSERT INTO messages
             (user_id, session_id, role, status, model, worker_id, forked, parent_id, created_at)
-        VALUES (%s, %s, 'assistant', 'streaming', %s, %s, %s, %s, %s)
+        VALUES (%s, %s, 'assistant', 'streaming', %s, %s, TRUE, %s, %s)
         RETURNING {MESSAGE}
         """,
-        (user_id, session_id, model, worker_id, place.forked, place.parent_id, now),
+        (user_id, session_id, generator.model, generator.worker_id, parent_id, now),
     )
     return row or {}

@@ -36,6 +36,18 @@ class Connection(psycopg2.extensions.connection):
     """Whether something large went through: libpq's buffers grow to six times that, for good."""
     planned: set[plans.Plan] | None = None
     """The statements that the server has planned for it; None where it can't keep any."""
+    begins = False
+    """Whether a transaction begins with the next statement, in one round trip with it."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is whole, and in no transaction."""
+        return self.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+
+    @property
+    def failed(self) -> bool:
+        """Whether a statement has failed, so that COMMIT would roll back and not say so."""
+        return self.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_INERROR
 
 
 class Hung(contract.Unavailable):
@@ -52,12 +64,20 @@ class Cursor(psycopg2.extensions.cursor):
     def execute(self, query: Any, vars: Any = None) -> None:
         try:
             if not (isinstance(query, contract.Planned) and self._execute_planned(query, vars)):
-                super().execute(query, vars or None)
+                super().execute(self._opened(query), vars or None)
         except ValueError as error:
             # psycopg2 itself refuses a NUL, and text that is not Unicode.
             raise contract.BadValue(str(error)) from error
         finally:
             self._carried(len(self.query or b""))
+
+    def _opened(self, query: Any) -> Any:
+        """The statement, after BEGIN where a transaction begins with it."""
+        conn: Any = self.connection
+        if not getattr(conn, "begins", False):
+            return query
+        conn.begins = False
+        return f"BEGIN; {query}"
 
     def _execute_planned(self, query: contract.Planned, vars: Any) -> bool:
         """Execute it by its name; False where the connection can't keep one.
@@ -65,7 +85,7 @@ class Cursor(psycopg2.extensions.cursor):
         In a transaction a name that is missing would be the end of all that went before.
         """
         conn: Any = self.connection
-        if conn.planned is None or not conn.autocommit:
+        if conn.planned is None or conn.begins or not conn.idle or not conn.autocommit:
             return False
         plan = plans.plan(query)
         try:

@@ -8,7 +8,7 @@ import pytest
 from server.auth.queries import add_token
 from server.messages import queries
 from server.messages.message import from_joined
-from server.storage.contract import Connection, Database, execute
+from server.storage.contract import Connection, Database, execute, fetch_all
 
 NOW = datetime(2026, 11, 21, 9, 0, 0, 120, UTC)
 EVERY_CHARACTER = "".join(map(chr, [*range(1, 0x300), *range(0x2000, 0x2070), 0xFFFE, 0x1F426]))
@@ -31,8 +31,12 @@ def conversation(database: Database) -> Database:
 
 def add(conn: Connection, content: str = "", **columns: object) -> int:
     """A message with these columns; its id."""
-    place = queries.Place(forked=False, parent_id=None)
-    row = queries.add_message(conn, 1, 1, "assistant", content, place, NOW)
+    (row,) = fetch_all(
+        conn,
+        "INSERT INTO messages (user_id, session_id, role, content) "
+        "VALUES (1, 1, 'assistant', %s) RETURNING id",
+        (content,),
+    )
     for name, value in columns.items():
         execute(conn, f"UPDATE messages SET {name} = %s WHERE id = %s", (value, row["id"]))
     return int(row["id"])
