@@ -23,6 +23,8 @@ from server.startup import lifespan
 from server.version import VERSION
 
 MAX_BODY_BYTES = 64 * 1024
+# In the order in which a newcomer reads about them.
+FEATURES = ("health", "auth", "projects", "sessions", "messages", "images", "chat")
 
 
 def create_app(settings: Settings) -> App:
@@ -38,6 +40,7 @@ def create_app(settings: Settings) -> App:
         redirect_slashes=False,
         max_body_size=MAX_BODY_BYTES,
         telemetry=telemetry.config(settings),
+        openapi_tags=[{"name": name} for name in FEATURES],
     )
     app.unlimited = page.around
     errors.install(app)
@@ -50,7 +53,8 @@ def create_app(settings: Settings) -> App:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
             expose_headers=["X-Request-ID", "Retry-After", "Idempotent-Replayed"],
         )
-    for feature in (health, auth, projects, sessions, messages, images, chat):
+    # Routes are tried in the order of their features: what is asked most comes first.
+    for feature in (chat, messages, sessions, projects, images, auth, health):
         app.include_router(feature.router)
     return app
 

@@ -41,6 +41,11 @@ def read_db() -> AbstractContextManager[Connection]:
     return current().read_db()
 
 
+def change_db() -> AbstractContextManager[Connection]:
+    """A connection for one statement that changes something: a transaction by itself."""
+    return current().change_db()
+
+
 def peek_db(patience: float = contract.PEEK_SECONDS) -> AbstractContextManager[Connection]:
     """A connection beside the pool that can only read."""
     return current().peek_db(patience)

@@ -86,6 +86,16 @@ def read_db() -> Iterator[contract.Connection]:
 
 
 @contextmanager
+def change_db() -> Iterator[contract.Connection]:
+    """A connection of the pool in autocommit."""
+    try:
+        with read_db() as conn:
+            yield conn
+    except contract.Unavailable as error:
+        raise contract.OutcomeUnknown(str(error)) from error
+
+
+@contextmanager
 def peek_db(patience: float = contract.PEEK_SECONDS) -> Iterator[contract.Connection]:
     """A transaction that can't write, on a connection of its own."""
     with _direct(patience=patience) as conn:

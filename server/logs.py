@@ -59,6 +59,9 @@ def configure(log_format: str, level: str) -> None:
     """Send every logger of the process, uvicorn's too, to standard error in this form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    # Who called the logger, which no line shows: a look at the stack for each one (Python's
+    # "Logging HOWTO", Optimization).
+    logging._srcfile = None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -17,7 +17,8 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
-from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+from server.common_passwords import is_common
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (ROOT / ".env", ROOT / ".env.postgres")  # the later one wins
@@ -61,8 +62,8 @@ def is_well_known(password: str) -> bool:
     """A password that stands in an example, says that it is one, or is among the most common."""
     word = password.lower()
     speaking = ("your_", "your-", "example", "change_me", "replace")
-    common = word in FREQUENCY_LISTS["passwords"]
-    return common or word in WELL_KNOWN_PASSWORDS or any(part in word for part in speaking)
+    spoken = word in WELL_KNOWN_PASSWORDS or any(part in word for part in speaking)
+    return spoken or is_common(word)
 
 
 class BadSettings(Exception):

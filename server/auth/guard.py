@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Security
 from fastapi.security import OAuth2PasswordBearer
 from pydantic import BaseModel, ConfigDict
+from starlette.requests import HTTPConnection
 
 import database_adapter
 from server.auth import queries
@@ -16,9 +17,6 @@ from server.errors import BadRequest, Unauthorized
 from server.fields import Instant
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,200}=*", re.ASCII)
-_scheme = OAuth2PasswordBearer(
-    tokenUrl="/auth/login", auto_error=False, description="The `access_token` of a log-in."
-)
 
 
 class User(BaseModel):
@@ -67,21 +65,25 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _read_token(request: Request) -> str:
-    headers = request.headers.getlist("authorization")
-    if len(headers) > 1:
-        raise BadRequest("More than one Authorization header.", code="invalid_request")
-    scheme, _, token = (headers[0] if headers else "").partition(" ")
-    if scheme.lower() != "bearer" or not _TOKEN.fullmatch(token):
-        raise Unauthorized()
-    return token
+class _Bearer(OAuth2PasswordBearer):
+    """A bearer token (RFC 6750), and nothing else, as its hash."""
+
+    async def __call__(self, request: HTTPConnection) -> str:
+        headers = request.headers.getlist("authorization")
+        if len(headers) > 1:
+            raise BadRequest("More than one Authorization header.", code="invalid_request")
+        scheme, _, token = (headers[0] if headers else "").partition(" ")
+        if scheme.lower() != "bearer" or not _TOKEN.fullmatch(token):
+            raise Unauthorized()
+        return hash_token(token)
 
 
-async def _hash(request: Request, _: Annotated[str | None, Security(_scheme)]) -> str:
-    return hash_token(_read_token(request))
-
-
-TokenHash = Annotated[str, Depends(_hash)]
+_scheme = _Bearer(
+    tokenUrl="/auth/login",
+    scheme_name="OAuth2PasswordBearer",
+    description="The `access_token` of a log-in.",
+)
+TokenHash = Annotated[str, Security(_scheme)]
 """Of a token that may be anybody's: for queries that find the caller themselves."""
 
 

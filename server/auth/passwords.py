@@ -15,8 +15,8 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
+from server.common_passwords import is_common
 from server.errors import Invalid, Overloaded
 
 MIN_CHARACTERS = 8
@@ -76,11 +76,6 @@ def _nobody() -> str:
     return _hasher.hash(os.urandom(16).hex())
 
 
-@cache
-def _common() -> frozenset[str]:
-    return frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= MIN_CHARACTERS)
-
-
 def check_new(password: str, email: str, *, refuse_common: bool) -> None:
     """Raise `Invalid` for a password that may not be set."""
     normal = _normalize(password)
@@ -89,7 +84,8 @@ def check_new(password: str, email: str, *, refuse_common: bool) -> None:
         raise _refusal(f"must have at least {MIN_CHARACTERS} characters")
     if len(normal.encode()) > MAX_BYTES:
         raise _refusal(f"must have at most {MAX_BYTES} bytes")
-    if refuse_common and normal.lower() in _common() | {email.lower(), "clawd-backend"}:
+    word = normal.lower()
+    if refuse_common and (word in (email.lower(), "clawd-backend") or is_common(word)):
         raise _refusal("is one of the most common passwords; choose another one")
 
 

@@ -217,7 +217,7 @@ def _log_in(user: Row, new_hash: str | None, settings: Settings) -> LoggedIn | N
 @router.post("/logout", status_code=204, responses=problems(400, 401))
 def logout(caller: CurrentCaller) -> Response:
     """Make this token void, in every process, from the next request on."""
-    with database_adapter.get_db() as conn:
+    with database_adapter.change_db() as conn:
         queries.delete_token(conn, caller.id, caller.token_hash)
     return Response(status_code=204)
 

@@ -246,7 +246,8 @@ class Generations:
     def _finish(self, generation: Generation, status: str) -> Row | None:
         """Store the end; the row afterwards, None when it is gone."""
         problem, user_id = generation.problem, generation.turn.user_id
-        with database_adapter.get_db() as conn:
+        frees = problem is not None and problem.code in outcome.NOT_REACHED
+        with (database_adapter.get_db if frees else database_adapter.change_db)() as conn:
             mine = queries.finish(
                 conn,
                 user_id,
@@ -258,10 +259,12 @@ class Generations:
                 problem.code if problem else None,
                 generation.usage,
             )
-            if problem is not None and problem.code in outcome.NOT_REACHED:
+            if frees:
                 queries.free_key(conn, user_id, generation.id)
-            row = None if mine else queries.find_answer(conn, user_id, generation.id)
-        return {**generation.turn.assistant, "status": status} if mine else row
+        if mine:
+            return {**generation.turn.assistant, "status": status}
+        with database_adapter.read_db() as conn:
+            return queries.find_answer(conn, user_id, generation.id)
 
     async def _save_for_ever(self) -> None:
         while True:
@@ -349,7 +352,7 @@ class Generations:
             return queries.list_streaming(conn, self._worker.id)
 
     def _interrupt(self, message_ids: list[int]) -> None:
-        with database_adapter.get_db() as conn:
+        with database_adapter.change_db() as conn:
             queries.interrupt(conn, self._worker.id, message_ids, outcome.interrupted().detail)
 
     async def _in_thread(self, function: Callable[[], T]) -> T:

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema, model_validator
@@ -109,12 +109,11 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def _chat(request: Request) -> Chat:
+def _chat(request: Request) -> Chat:
     chat: Chat = request.app.state.chat
     return chat
 
 
-CurrentChat = Annotated[Chat, Depends(_chat)]
 IdempotencyKey = Annotated[
     str | None,
     WithJsonSchema({"type": "string", "pattern": "^[!-~]{1,255}$"}),
@@ -129,9 +128,9 @@ LastEventId = Annotated[
 
 @router.post("/chat", response_model=ChatAnswer, responses=_RESPONSES, max_body_size=MAX_BODY_BYTES)
 async def say(
+    request: Request,
     body: ChatRequest,
     caller: CurrentCaller,
-    chat: CurrentChat,
     idempotency_key: IdempotencyKey = None,
 ) -> ChatAnswer | Response:
     """Say something in a session; the agent's answer comes whole, or as an event stream."""
@@ -148,6 +147,7 @@ async def say(
         regenerate_of=body.regenerate_of,
         key=_check_key(idempotency_key),
     )
+    chat = _chat(request)
     turn = await chat.generations.start(caller.id, wanted, stream=body.stream)
     if not isinstance(turn, Generation):
         return await _replay(chat, caller.id, turn, stream=body.stream)
@@ -191,9 +191,9 @@ def _check_key(key: str | None) -> str | None:
     responses={200: {"content": _STREAM}, **problems(400, 401, 404, 422)},
 )
 async def follow(
+    request: Request,
     message_id: PathId,
     caller: CurrentCaller,
-    chat: CurrentChat,
     last_event_id: LastEventId = None,
 ) -> Response:
     """Follow an answer from its beginning, or from where the client has it; see it end.
@@ -201,6 +201,7 @@ async def follow(
     Any process can be asked. An answer that has ended is told again.
     """
     place = _check_place(last_event_id)
+    chat = _chat(request)
     row = await chat.find(caller.id, message_id)
     return EventSourceResponse(await chat.follow(row, place), headers=events.HEADERS)
 
@@ -216,6 +217,6 @@ def _check_place(last_event_id: str | None) -> int | None:
 
 
 @router.post("/chat/{message_id}/stop", responses=problems(400, 401, 404, 413, 422))
-async def stop(message_id: PathId, caller: CurrentCaller, chat: CurrentChat) -> Message:
+async def stop(request: Request, message_id: PathId, caller: CurrentCaller) -> Message:
     """End an answer now and keep its text; one that has ended stays as it is."""
-    return await chat.stop(caller.id, message_id)
+    return await _chat(request).stop(caller.id, message_id)

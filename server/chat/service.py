@@ -127,5 +127,5 @@ def _find(user_id: int, message_id: int) -> Row | None:
 
 
 def _change(query: Callable[[Connection, int, int], None], user_id: int, message_id: int) -> None:
-    with database_adapter.get_db() as conn:
+    with database_adapter.change_db() as conn:
         query(conn, user_id, message_id)

@@ -265,5 +265,5 @@ def find_asked(user_id: int, answer: Row) -> Message | None:
 
 def forget_keys() -> None:
     """Remove idempotency keys that no longer count."""
-    with database_adapter.get_db() as conn:
+    with database_adapter.change_db() as conn:
         queries.forget_keys(conn, datetime.now(UTC) - KEY_LIFETIME)

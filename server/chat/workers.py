@@ -30,14 +30,14 @@ class Worker:
 
     def beat(self) -> None:
         """Show that this process lives, then look after the others; every `BEAT_SECONDS`."""
-        with database_adapter.get_db() as conn:
+        with database_adapter.change_db() as conn:
             queries.beat(conn, self.id, self._process)
         for worker_id, last_beat in self._dead():
             self._bury(worker_id, last_beat)
 
     def leave(self) -> None:
         """This process ends in order."""
-        with database_adapter.get_db() as conn:
+        with database_adapter.change_db() as conn:
             queries.leave(conn, self.id)
 
     def _dead(self) -> list[tuple[str, int | None]]:

@@ -169,6 +169,10 @@ class Database(Protocol):
         """A connection for reading, one round trip a statement, without a transaction."""
         ...
 
+    def change_db(self) -> AbstractContextManager[Connection]:
+        """A connection for one statement that is a transaction by itself: one round trip."""
+        ...
+
     def peek_db(self, patience: float = PEEK_SECONDS) -> AbstractContextManager[Connection]:
         """A connection beside the pool that can only read, for those who look at the service.
 
