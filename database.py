@@ -56,8 +56,18 @@ _FUNCTIONS = {
     "json_build_array(": "json_array(",
     "json_agg(": "json_group_array(",
 }
+_STRING_AGG = re.compile(r"string_agg\((\w+), ',' ORDER BY \w+\)")
 _FUNCTION = re.compile("|".join(map(re.escape, _FUNCTIONS)))
+# `contract.in_range`: SQLite would use the index's first column only.
+_RANGE = re.compile(
+    r"\((\S+), (\S+)\) > \((.+?), (%\(\w+\)s|\d+)\) AND \(\1, \2\) < \(\3, (%\(\w+\)s)\)"
+)
 _JSON_TIME = re.compile(re.escape(contract.JSON_TIME).replace(r"\{\}", r"([\w.]+)"))
+# The spelling of `_bind` without a call into Python, for which a thread waits its turn each time.
+_SHOWN_TIME = (
+    r"CASE WHEN \1 GLOB '????-??-?? ??:??:??.??????+00:00' "
+    r"THEN substr(\1, 1, 10) || 'T' || substr(\1, 12, 15) || 'Z' ELSE json_time(\1) END"
+)
 _HALF_MADE = re.compile(r"\.\w+\.creating-[0-9a-f]{32}(-journal)?")
 
 
@@ -70,7 +80,10 @@ def _translate(sql: str) -> str:
             return "%"
         return f":{match[1]}" if match[1] else "?"
 
-    sql = _JSON_TIME.sub(r"json_time(\1)", _PLACEHOLDER.sub(placeholder, sql))
+    # In the order in which the rows come.
+    sql = _STRING_AGG.sub(r"group_concat(\1, ',')", sql)
+    sql = _RANGE.sub(r"\1 = \3 AND \2 > \4 AND \2 < \5", sql)
+    sql = _JSON_TIME.sub(_SHOWN_TIME, _PLACEHOLDER.sub(placeholder, sql))
     return _FUNCTION.sub(lambda match: _FUNCTIONS[match[0]], sql)
 
 
@@ -218,20 +231,28 @@ class _Master:
         self.writers = Writers(self.patience)
         self.seen = False
         self.damaged = False
-        self.pool = Pool(
-            self._connect,
+        # Two, since a change of `query_only` makes SQLite forget every statement it has prepared.
+        # Writers take turns: one connection is enough for them.
+        readers = max(1, settings.db_pool_max - 1)
+        self.reading = self._pool("PRAGMA query_only = ON", readers)
+        self.writing = self._pool("PRAGMA busy_timeout = 0", 1)
+
+    def _pool(self, setting: str, maximum: int) -> Pool[_Connection]:
+        return Pool(
+            lambda: self._connect(setting),
             usable=self._is_current,
             close=lambda conn: conn.close(),
             minimum=1,
-            maximum=settings.db_pool_max,
+            maximum=maximum,
             wait=self.patience,
         )
 
-    def _connect(self) -> _Connection:
+    def _connect(self, setting: str) -> _Connection:
         """Make the file on the first use only: one that vanishes later is not replaced."""
         if not self.seen:
             self._make()
         conn = _open(self.path, "rw", self.patience)
+        conn.execute(setting)
         conn.file = self.path.stat()
         self.seen = True
         return conn
@@ -285,7 +306,11 @@ def _opened() -> _Master:
 def get_db() -> Iterator[contract.Connection]:
     """A transaction that may write: `BEGIN IMMEDIATE`, one at a time."""
     master = _opened()
-    with master.writers.turn() as deadline, _errors(), _lent(master, deadline) as conn:
+    with (
+        master.writers.turn() as deadline,
+        _errors(),
+        _lent(master, master.writing, deadline) as conn,
+    ):
         _begin(master, conn, deadline)
         yield conn
         if not conn.in_transaction:
@@ -295,15 +320,12 @@ def get_db() -> Iterator[contract.Connection]:
 
 def _begin(master: _Master, conn: _Connection, deadline: float) -> None:
     """SQLite itself would look for the lock every 0.1 s, and find it free by accident only."""
-    conn.execute("PRAGMA busy_timeout = 0")
     try:
         _insist(conn, "BEGIN IMMEDIATE", deadline)
     except sqlite3.OperationalError as error:
         if _trouble(error) is contract.Busy:
             master.writers.gave_up()
         raise
-    finally:
-        conn.execute(f"PRAGMA busy_timeout = {master.patience * 1000:.0f}")
     master.writers.got_in()
 
 
@@ -323,12 +345,9 @@ def _insist(conn: _Connection, statement: str, deadline: float) -> None:
 @contextmanager
 def read_db() -> Iterator[contract.Connection]:
     """A connection that refuses to write and never waits for writers."""
-    with _errors(), _lent(_opened()) as conn:
-        conn.execute("PRAGMA query_only = ON")
-        try:
-            yield conn
-        finally:
-            conn.execute("PRAGMA query_only = OFF")
+    master = _opened()
+    with _errors(), _lent(master, master.reading) as conn:
+        yield conn
 
 
 def change_db() -> AbstractContextManager[contract.Connection]:
@@ -344,10 +363,12 @@ def peek_db(patience: float = contract.PEEK_SECONDS) -> Iterator[contract.Connec
 
 
 @contextmanager
-def _lent(master: _Master, deadline: float | None = None) -> Iterator[_Connection]:
+def _lent(
+    master: _Master, pool: Pool[_Connection], deadline: float | None = None
+) -> Iterator[_Connection]:
     wait = None if deadline is None else max(0.0, deadline - time.monotonic())
     with _file_errors(f"open {master.path}"):
-        conn = master.pool.acquire(wait)
+        conn = pool.acquire(wait)
     healthy = False
     try:
         yield conn
@@ -359,7 +380,7 @@ def _lent(master: _Master, deadline: float | None = None) -> Iterator[_Connectio
             healthy = not conn.in_transaction and not _is_of_the_file(error)
         raise
     finally:
-        master.pool.release(conn, healthy)
+        pool.release(conn, healthy)
 
 
 def _is_of_the_file(error: BaseException) -> bool:
@@ -401,7 +422,8 @@ def _split(script: str) -> Iterator[str]:
 
 def init_schema() -> None:
     """Make the master's file and tables, or bring them up to date."""
-    with _errors(), _lent(_opened()) as conn:
+    master = _opened()
+    with _errors(), _lent(master, master.writing) as conn:
         _use_wal(conn)
     migrate.migrate(get_db, lambda conn: None, _run_script, migrate.steps(BACKEND))
 
@@ -460,8 +482,10 @@ def ping() -> None:
 
 
 def pool_stats() -> dict[str, int]:
-    """The numbers of the pool of file handles."""
-    return _opened().pool.stats()
+    """The numbers of the two pools of file handles together."""
+    master = _opened()
+    reading, writing = master.reading.stats(), master.writing.stats()
+    return {name: reading[name] + writing[name] for name in reading}
 
 
 def test_connection() -> ConnectionStatus:
@@ -485,7 +509,8 @@ def close_pool() -> None:
     with _opening:
         master, _master = _master, None
     if master is not None:
-        master.pool.close()
+        master.reading.close()
+        master.writing.close()
 
 
 def is_master_database(db_name: str) -> bool:

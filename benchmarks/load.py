@@ -16,6 +16,7 @@ class Load:
 
     seconds: float = 0.0
     took: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
     failed: int = 0
 
     @property
@@ -27,6 +28,11 @@ class Load:
     def median_ms(self) -> float:
         """The middle of the answers' times."""
         return statistics.median(self.took) * 1000
+
+    @property
+    def first_ms(self) -> float:
+        """The middle of the times until the mark was there."""
+        return statistics.median(self.first) * 1000
 
 
 def request(
@@ -48,9 +54,13 @@ def request(
 class _Client(asyncio.Protocol):
     """One connection that asks again and again until it is told to stop."""
 
-    def __init__(self, requests: list[bytes], load: Load, until: float) -> None:
+    def __init__(
+        self, requests: list[bytes], load: Load, until: float, *, mark: bytes | None, wait: float
+    ) -> None:
         self.done = asyncio.get_running_loop().create_future()
         self._requests, self._load, self._until = requests, load, until
+        self._mark, self._wait = mark, wait
+        self._marked = True
         self._count = 0
         self._buffer = bytearray()
         self._missing: int | None = None  # bytes of the body, once the head is there
@@ -58,17 +68,21 @@ class _Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
-        self._ask()
+        asyncio.get_running_loop().call_later(self._wait, self._ask)
 
     def _ask(self) -> None:
         self._started = time.perf_counter()
         if self._started > self._until:
             self._end()
             return
+        self._marked = self._mark is None
         self._transport.write(self._requests[self._count % len(self._requests)])
         self._count += 1
 
     def data_received(self, data: bytes) -> None:
+        if not self._marked and self._mark is not None and self._mark in data:
+            self._marked = True
+            self._load.first.append(time.perf_counter() - self._started)
         if self._missing is None:
             self._buffer += data
             head, found, rest = bytes(self._buffer).partition(b"\r\n\r\n")
@@ -114,13 +128,29 @@ class _Client(asyncio.Protocol):
             self.done.set_result(None)
 
 
-def run(host: str, port: int, requests: list[list[bytes]], seconds: float) -> Load:
-    """One connection for each list of requests, which it sends in turns."""
+def run(
+    host: str,
+    port: int,
+    requests: list[list[bytes]],
+    seconds: float,
+    *,
+    mark: bytes | None = None,
+    spread: float = 0,
+) -> Load:
+    """One connection for each list of requests, which it sends in turns.
+
+    `Load.first` has how long it took until `mark` came, in one piece, in an answer. The connections
+    begin one after the other within `spread` seconds.
+    """
 
     async def work() -> Load:
         loop, load = asyncio.get_running_loop(), Load()
         started = time.perf_counter()
-        clients = [_Client(own, load, started + seconds) for own in requests]
+        step = spread / len(requests)
+        clients = [
+            _Client(own, load, started + seconds, mark=mark, wait=number * step)
+            for number, own in enumerate(requests)
+        ]
         for client in clients:
             await loop.create_connection(partial(_itself, client), host, port)
         await asyncio.gather(*(client.done for client in clients))

@@ -1,11 +1,11 @@
 """Many open streams in one process: memory for each, and how other requests fare beside them.
 
-    venv/bin/python -m benchmarks.streams                      SQLite
-    venv/bin/python -m benchmarks.streams --postgres           a PostgreSQL of its own
-    venv/bin/python -m benchmarks.streams --streams 200 --delay 0.2
+    venv/bin/python -m benchmarks.streams
+    venv/bin/python -m benchmarks.streams --streams 200 --delay 0.2 --rounds 1
 
-Opens the streams, one in a session of its own, against a gateway that sends a token every
-`--delay` seconds, and meanwhile asks for `GET /projects` twenty times a second. Prints JSON.
+On PostgreSQL at default durability and on SQLite in turns, on a pool of five connections. Opens the
+streams, one in a session of its own, against a gateway that sends a token every `--delay` seconds,
+and meanwhile asks for `GET /projects` twenty times a second. Prints medians; KB are 1,000 bytes.
 """
 
 import argparse
@@ -15,15 +15,18 @@ import statistics
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
+from benchmarks.rounds import durable_postgres, figures_in_turns, keep
 from tests import postgres
 from tests.gateway import GatewayStub
-from tests.service import Api, Service, sign_up
+from tests.service import Api, Service, close_clients, sign_up
 
 TOKEN = "token-of-the-gateway"
 
@@ -48,23 +51,32 @@ async def open_stream(service: Service, token: str, session_id: int, text: str) 
     return {"first": first - started, "done": done}
 
 
-async def ask(service: Service, token: str, until: asyncio.Event) -> list[float]:
-    """The seconds that each `GET /projects` took."""
-    took: list[float] = []
+@dataclass
+class Asked:
+    """What became of the requests beside the streams."""
+
+    took: list[float] = field(default_factory=list)
+    failed: int = 0
+
+
+async def ask(service: Service, token: str, until: asyncio.Event) -> Asked:
+    """Ask for `GET /projects` until told to stop."""
+    asked = Asked()
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=30) as client:
         while not until.is_set():
             started = time.monotonic()
-            response = await client.get("/projects")
-            if response.status_code != 200:
-                raise RuntimeError(response.text)
-            took.append(time.monotonic() - started)
+            try:
+                (await client.get("/projects")).raise_for_status()
+                asked.took.append(time.monotonic() - started)
+            except httpx.HTTPError:
+                asked.failed += 1
             await asyncio.sleep(0.05)
-    return took
+    return asked
 
 
-async def measure(service: Service, api: Api, count: int, text: str) -> dict[str, Any]:
-    """Open the streams and watch."""
+async def watch(service: Service, api: Api, count: int, text: str) -> dict[str, float]:
+    """Open the streams and look on."""
     sessions = [api.session(api.project()["id"])["id"]]
     project_id = api.get(f"/sessions/{sessions[0]}").json()["project_id"]
     sessions += [api.session(project_id)["id"] for _ in range(count - 1)]
@@ -88,41 +100,67 @@ async def measure(service: Service, api: Api, count: int, text: str) -> dict[str
             most = max(most, (await client.get(service.url + "/health/queue")).json()["here"])
         await asyncio.sleep(0.5)
     done.set()
-    took, ended = sorted(await asking), [stream.result() for stream in streams]
+    asked, ended = await asking, [stream.result() for stream in streams]
+    took = sorted(asked.took)
     return {
-        "streams": count,
         "complete": sum(stream["done"] for stream in ended),
         "open_at_once": most,
-        "kb_per_stream": round((peak - before) / count / 1024, 1),
-        "first_token_s_median": round(statistics.median(s["first"] for s in ended), 3),
+        "kb_per_stream": (peak - before) / count / 1000,
+        "first_token_s": statistics.median(s["first"] for s in ended),
         "projects_requests": len(took),
-        "projects_ms_median": round(statistics.median(took) * 1000, 1),
-        "projects_ms_p95": round(took[int(len(took) * 0.95)] * 1000, 1),
+        "failed": asked.failed + count - sum(stream["done"] for stream in ended),
+        "projects_ms": statistics.median(took) * 1000,
+        "projects_ms_p95": took[int(len(took) * 0.95)] * 1000,
+    }
+
+
+def run(settings: dict[str, str], count: int, text: str) -> dict[str, float]:
+    """The same with a fresh process of the service."""
+    with tempfile.TemporaryDirectory() as folder, Service(settings, Path(folder)) as service:
+        try:
+            return asyncio.run(watch(service, sign_up(service), count, text))
+        finally:
+            close_clients()
+
+
+def measure(stack: ExitStack, given: argparse.Namespace) -> dict[str, Any]:
+    """Set everything up, and measure on both databases in turns."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    gateway = stack.enter_context(GatewayStub(token=TOKEN))
+    server = stack.enter_context(durable_postgres())
+    common = {"DB_POOL_MIN": "5", "DB_POOL_MAX": "5", "AUTH_RATE_LIMIT": "off"}
+    common |= {"OPENCLAW_URL": gateway.url, "OPENCLAW_TOKEN": TOKEN}
+    masters = {
+        "PostgreSQL": postgres.create_master(server),
+        "SQLite": {"USE_POSTGRES": "false", "DB_PATH": str(folder / "master.db")},
+    }
+    text = f"[[gateway:answer tokens={given.tokens} delay={given.delay}]]"
+    todo = {
+        name: partial(run, {**master, **common}, given.streams, text)
+        for name, master in masters.items()
+    }
+    middle = figures_in_turns(todo, given.rounds, warm_up=0)
+    return {
+        "what": f"{given.streams} open streams, a token every {given.delay} seconds; failed: "
+        "streams that did not end well, and requests beside them",
+        "postgresql": server.version,
+        "kb_per_stream": {name: found["kb_per_stream"] for name, found in middle.items()},
+        "failed": {name: found["failed"] for name, found in middle.items()},
+        "medians": middle,
     }
 
 
 def main() -> None:
-    """Set everything up, measure, print."""
-    options = argparse.ArgumentParser(description=__doc__)
+    """Measure and print."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--streams", type=int, default=1000)
-    options.add_argument("--tokens", type=int, default=40)
+    options.add_argument("--tokens", type=int, default=25)
     options.add_argument("--delay", type=float, default=1.0)
-    options.add_argument("--postgres", action="store_true")
-    chosen = options.parse_args()
+    options.add_argument("--rounds", type=int, default=3)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        gateway = stack.enter_context(GatewayStub(token=TOKEN))
-        settings = {"USE_POSTGRES": "false", "DB_PATH": str(folder / "master.db")}
-        if chosen.postgres:
-            server = stack.enter_context(postgres.Server(postgres.find_binaries()[0]))
-            settings = postgres.create_master(server)
-        settings |= {"DB_POOL_MIN": "5", "DB_POOL_MAX": "5", "AUTH_RATE_LIMIT": "off"}
-        settings |= {"OPENCLAW_URL": gateway.url, "OPENCLAW_TOKEN": TOKEN}
-        service = stack.enter_context(Service(settings, folder))
-        text = f"[[gateway:answer tokens={chosen.tokens} delay={chosen.delay}]]"
-        figures = asyncio.run(measure(service, sign_up(service), chosen.streams, text))
-    backend = "postgresql" if chosen.postgres else "sqlite"
-    print(json.dumps({"backend": backend, "delay_s": chosen.delay, **figures}, indent=2))
+        keep("streams", measure(stack, options.parse_args()))
 
 
 if __name__ == "__main__":

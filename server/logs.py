@@ -59,9 +59,10 @@ def configure(log_format: str, level: str) -> None:
     """Send every logger of the process, uvicorn's too, to standard error in this form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    # Who called the logger, which no line shows: a look at the stack for each one (Python's
-    # "Logging HOWTO", Optimization).
+    # What no line shows, and costs a look at the stack and more for each (Python's "Logging
+    # HOWTO", Optimization): who called the logger, on which thread, in which process.
     logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -13,6 +13,7 @@ CALLER = """
     WHERE auth_tokens.token_hash = %(token_hash)s AND auth_tokens.expires_at > %(now)s
         AND users.disabled_at IS NULL
 """
+_CALLER = Planned(CALLER)
 
 
 def create_user(
@@ -127,7 +128,7 @@ def add_token(
 
 def find_user_by_token(conn: Connection, token_hash: str, now: datetime) -> Row | None:
     """The user whom a token stands for."""
-    return fetch_one(conn, Planned(CALLER), {"token_hash": token_hash, "now": now})
+    return fetch_one(conn, _CALLER, {"token_hash": token_hash, "now": now})
 
 
 def delete_token(conn: Connection, user_id: int, token_hash: str) -> None:

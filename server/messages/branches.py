@@ -65,22 +65,22 @@ def page(
     before_id: int,
     limit: int,
     leaf: int | None,
-) -> list[Row]:
+) -> Row | None:
     """A page of the branch that ends with `leaf`, or of the present one, as `list_shown` has it.
 
     A conversation that was never forked takes one round trip.
     """
 
-    def read(way: list[Span]) -> list[Row]:
+    def read(way: list[Span]) -> Row | None:
         now = datetime.now(UTC)
         return queries.list_shown(conn, token_hash, now, session_id, before_id, limit, way)
 
-    rows = read([])
-    if not rows or rows[0]["session_id"] is None or (leaf is None and not rows[0]["forked"]):
-        return rows
-    user_id = rows[0]["user_id"]
+    found = read([])
+    if found is None or found["session_id"] is None or (leaf is None and not found["forked"]):
+        return found
+    user_id = found["user_id"]
     if leaf is None:
         leaf = newest(conn, user_id, session_id)
     elif not queries.find_message(conn, user_id, session_id, leaf):
-        return [{**rows[0], "session_id": None}]
-    return rows if leaf is None else read(spans(conn, user_id, session_id, leaf))
+        return {**found, "session_id": None}
+    return found if leaf is None else read(spans(conn, user_id, session_id, leaf))

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from server.auth.queries import CALLER
-from server.storage.contract import JSON_TIME, Connection, Planned, Row, fetch_all, fetch_one
+from server.storage.contract import (
+    JSON_TIME,
+    Connection,
+    Planned,
+    Row,
+    fetch_all,
+    fetch_one,
+    in_range,
+)
 
 Span = tuple[int, int]
 
@@ -12,13 +20,6 @@ MESSAGE = (
     "id, session_id, role, content, status, error, model, prompt_tokens, completion_tokens, "
     "created_at"
 )
-# `session_id = x AND id < y ORDER BY id DESC` lets PostgreSQL read the primary key backwards, past
-# all newer messages of everybody; a range of the index (session_id, id) leaves it no choice.
-_BEFORE = """
-    user_id = %(user_id)s
-    AND (session_id, id) < (%(session_id)s, %(before_id)s)
-    AND (session_id, id) > (%(session_id)s, 0)
-"""
 _NEWEST_FIRST = "ORDER BY session_id DESC, id DESC"
 _AFTER_ALL = 2**63 - 1
 # A row of `messages` as the API shows it: `message.Message`, made where the rows are.
@@ -80,6 +81,29 @@ def _within(spans: list[Span]) -> tuple[str, dict[str, int]]:
     return f"AND ({' OR '.join(ors)})", params
 
 
+def _ranges(before_id: int, limit: int, spans: list[Span]) -> list[Span]:
+    """The ranges of ids, without their ends, that the messages of a page are in, newest first."""
+    if not spans:
+        return [(0, before_id)]
+    below = [(low - 1, min(high + 1, before_id)) for low, high in spans if low < before_id]
+    # Each span has a message at its end, which only the newest one may have lost to `before_id`.
+    return below[: limit + 1] or [(0, 0)]
+
+
+def _newest(session: str, number: int, most: str) -> str:
+    """The newest messages of a range.
+
+    Nothing is asked of them but the range: with a further condition PostgreSQL expects few, and
+    reads the whole session to sort it.
+    """
+    place = in_range("session_id, id", session, f"%(above{number})s", f"%(below{number})s")
+    return f"""
+        SELECT * FROM (
+            SELECT * FROM messages WHERE {place} {_NEWEST_FIRST} LIMIT {most}
+        ) AS range{number}
+    """
+
+
 def list_shown(
     conn: Connection,
     token_hash: str,
@@ -88,18 +112,32 @@ def list_shown(
     before_id: int,
     limit: int,
     spans: list[Span],
-) -> list[Row]:
-    """The messages before an id, newest first, each as `shown`, the JSON of `message.Message`.
+) -> Row | None:
+    """The newest messages before an id, as one row; None for a token that is nobody's.
 
-    Who is calling, their session and its messages in one round trip: no row for a token that is
-    nobody's, a row whose `session_id` is NULL for a session that isn't theirs, and one whose `id`
-    is NULL for a session without messages. Every row has `user_id` and the session's `forked`.
+    Who is calling, their session and its messages in one round trip. `items` has the messages,
+    oldest first, as the JSON of `message.Message` with commas between, NULL where there are none;
+    `oldest` the first one's id; `more` whether there are older ones. `user_id` is the caller;
+    `session_id` is NULL when the session isn't theirs; `forked` is the session's.
     """
-    within, places = _within(spans)
-    # Whoever asks for spans was shown the session before. A session that isn't theirs must not be
-    # read; but not knowing which it is, PostgreSQL would read spans out of everybody's messages.
-    session = "%(session_id)s" if spans else "(SELECT id FROM session)"
-    sql = f"""
+    ranges = _ranges(before_id, limit, spans)
+    params = {
+        **{f"above{number}": above for number, (above, _) in enumerate(ranges)},
+        **{f"below{number}": below for number, (_, below) in enumerate(ranges)},
+        "token_hash": token_hash,
+        "now": now,
+        "session_id": session_id,
+        "limit": limit,
+    }
+    return fetch_one(conn, _SHOW if len(ranges) == 1 else _show(len(ranges)), params)
+
+
+def _show(ranges: int) -> str:
+    """The text of `list_shown` for so many ranges."""
+    newest = " UNION ALL ".join(
+        _newest("(SELECT id FROM session)", number, "%(limit)s + 1") for number in range(ranges)
+    )
+    return f"""
         WITH caller AS ({CALLER}),
         session AS (
             SELECT sessions.id, sessions.user_id, sessions.forked
@@ -108,31 +146,26 @@ def list_shown(
             WHERE sessions.id = %(session_id)s AND sessions.user_id = (SELECT id FROM caller)
                 AND NOT sessions.deleting
         )
-        SELECT caller.id AS user_id, session.id AS session_id, session.forked, page.id, page.shown
+        SELECT caller.id AS user_id, session.id AS session_id, session.forked, page.*
         FROM caller
         LEFT JOIN session ON TRUE
         LEFT JOIN (
-            SELECT id, CAST({_SHOWN} AS TEXT) AS shown
-            FROM messages
-            WHERE user_id = (SELECT user_id FROM session)
-                AND (session_id, id) < ({session}, %(before_id)s)
-                AND (session_id, id) > ({session}, 0)
-                {within}
-            {_NEWEST_FIRST}
-            LIMIT %(limit)s
+            SELECT string_agg(shown, ',' ORDER BY id) FILTER (WHERE place <= %(limit)s) AS items,
+                min(id) FILTER (WHERE place <= %(limit)s) AS oldest,
+                count(*) > %(limit)s AS more
+            FROM (
+                SELECT id, CAST({_SHOWN} AS TEXT) AS shown,
+                    row_number() OVER (ORDER BY id DESC) AS place
+                FROM ({newest} {_NEWEST_FIRST} LIMIT %(limit)s + 1) AS messages
+                WHERE user_id = (SELECT user_id FROM session)
+                ORDER BY id
+            ) AS shown
         ) AS page ON TRUE
-        ORDER BY page.id DESC
     """
-    params = {
-        **places,
-        "token_hash": token_hash,
-        "now": now,
-        "session_id": session_id,
-        "before_id": before_id,
-        "limit": limit,
-    }
-    # Spans are another text for each branch, which nobody would plan for.
-    return fetch_all(conn, sql if spans else Planned(sql), params)
+
+
+# Most conversations have no branches, and so one range.
+_SHOW = Planned(_show(1))
 
 
 def list_joined(conn: Connection, user_id: int, message_id: int) -> list[Row]:
@@ -172,8 +205,15 @@ def find_before(conn: Connection, user_id: int, session_id: int, message_id: int
     """The id of the message with the next smaller id in the session."""
     row = fetch_one(
         conn,
-        f"SELECT id FROM messages WHERE {_BEFORE} {_NEWEST_FIRST} LIMIT 1",
-        {"user_id": user_id, "session_id": session_id, "before_id": message_id},
+        f"""
+        SELECT id FROM ({_newest("%(session_id)s", 0, "1")}) AS newest WHERE user_id = %(user_id)s
+        """,
+        {
+            "user_id": user_id,
+            "session_id": session_id,
+            "above0": 0,
+            "below0": message_id,
+        },
     )
     return row["id"] if row else None
 

@@ -45,17 +45,14 @@ def list_messages(
     """
     before_id = cursors.decode_id(cursor)
     with database_adapter.read_db() as conn:
-        rows = branches.page(conn, token_hash, session_id, before_id, limit + 1, leaf)
-    admit(request, rows[0]["user_id"] if rows else None)
-    if rows[0]["session_id"] is None:
+        page = branches.page(conn, token_hash, session_id, before_id, limit, leaf)
+    admit(request, page["user_id"] if page else None)
+    if page is None or page["session_id"] is None:
         raise NotFound()
-    newest_first = [row for row in rows if row["id"] is not None]
-    shown = newest_first[:limit]
-    following = cursors.encode(shown[-1]["id"]) if len(newest_first) > limit else None
+    following = json.dumps(cursors.encode(page["oldest"]) if page["more"] else None)
     # The messages are JSON already: reading and writing them again was most of the work.
-    items = ",".join(row["shown"] for row in reversed(shown))
-    page = f'{{"items":[{items}],"next_cursor":{json.dumps(following)}}}'
-    return Response(page, media_type="application/json")
+    body = f'{{"items":[{page["items"] or ""}],"next_cursor":{following}}}'
+    return Response(body, media_type="application/json")
 
 
 class Branches(BaseModel):

@@ -47,9 +47,9 @@ def list_due(conn: Connection, now: datetime) -> list[Row]:
     return fetch_all(
         conn,
         f"""
-        SELECT {DELETED} FROM deleted_projects
-        WHERE status = 'purging' OR (status = 'deleted' AND due_at <= %s)
-        ORDER BY id
+        SELECT {DELETED} FROM deleted_projects WHERE status = 'purging'
+        UNION ALL
+        SELECT {DELETED} FROM deleted_projects WHERE status = 'deleted' AND due_at <= %s
         """,
         (now,),
     )

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from server.storage.contract import Connection, Row, execute, fetch_all, fetch_one
+from server.storage.contract import Connection, Row, execute, fetch_all, fetch_one, in_range
 
 PROJECT = """
     projects.id, projects.name, projects.description, projects.db_name, projects.status,
@@ -34,11 +34,12 @@ def list_projects(conn: Connection, user_id: int, before_id: int, limit: int) ->
         conn,
         f"""
         SELECT {PROJECT} FROM {FROM}
-        WHERE projects.user_id = %s AND projects.id < %s AND projects.status = 'active'
-        ORDER BY projects.id DESC
-        LIMIT %s
+        WHERE {in_range("projects.user_id, projects.id", "%(user_id)s", "0", "%(before_id)s")}
+            AND projects.status = 'active'
+        ORDER BY projects.user_id DESC, projects.id DESC
+        LIMIT %(limit)s
         """,
-        (user_id, before_id, limit),
+        {"user_id": user_id, "before_id": before_id, "limit": limit},
     )
 
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from server.storage.contract import Connection, Row, execute, fetch_all, fetch_one
+from server.storage.contract import Connection, Row, execute, fetch_all, fetch_one, in_range
 
 SESSION = "id, project_id, session_key, title, created_at, updated_at"
 
@@ -161,19 +161,16 @@ def stop_answer(conn: Connection, user_id: int, session_id: int) -> None:
 def delete_oldest_messages(conn: Connection, user_id: int, session_id: int, most: int) -> int:
     """Delete the session's oldest messages, at most so many; how many it were.
 
-    The range keeps PostgreSQL from reading the primary key from everybody's oldest message on.
+    Nothing but the range is asked of them: with the user as well, PostgreSQL expects so few that
+    it reads everybody's.
     """
+    session = in_range("session_id, id", "%(session_id)s", "0", "%(after_all)s")
     return execute(
         conn,
-        """
+        f"""
         DELETE FROM messages
         WHERE user_id = %(user_id)s AND id IN (
-            SELECT id FROM messages
-            WHERE user_id = %(user_id)s
-                AND (session_id, id) > (%(session_id)s, 0)
-                AND (session_id, id) < (%(session_id)s, %(after_all)s)
-            ORDER BY session_id, id
-            LIMIT %(most)s)
+            SELECT id FROM messages WHERE {session} ORDER BY session_id, id LIMIT %(most)s)
         """,
         {"user_id": user_id, "session_id": session_id, "after_all": 2**63 - 1, "most": most},
     )

@@ -324,6 +324,16 @@ def largest(sizes: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     return sorted(sizes, key=lambda one: (-one[1], one[0]))[:LARGEST]
 
 
+def in_range(columns: str, owner: str, above: str, below: str) -> str:
+    """A condition: `owner` in the first of two columns, the second between `above` and `below`.
+
+    It is one range of an index over both. Told of each column by itself, PostgreSQL may walk an
+    index of the second alone, past everybody else's newer rows. The bounds are parameters or
+    numbers, and no part of the range.
+    """
+    return f"({columns}) > ({owner}, {above}) AND ({columns}) < ({owner}, {below})"
+
+
 def fetch_all(conn: Connection, sql: str, params: Params = ()) -> list[Row]:
     """Run a statement; its rows."""
     with conn.cursor() as cursor:

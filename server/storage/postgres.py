@@ -118,10 +118,11 @@ class Cursor(psycopg2.extensions.cursor):
     def _named(self, rows: list[tuple[Any, ...]]) -> list[Row]:
         columns = self.description or ()
         # Whatever is long is text or bytes.
-        long = [at for at, column in enumerate(columns) if column.type_code in _LONG_TYPES]
-        self._carried(sum(len(row[at]) for at in long for row in rows if row[at] is not None))
+        for at, column in enumerate(columns):
+            if column.type_code in _LONG_TYPES:
+                self._carried(sum(len(row[at]) for row in rows if row[at] is not None))
         names = [column.name for column in columns]
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        return [dict(zip(names, row, strict=False)) for row in rows]
 
     def _carried(self, size: int) -> None:
         if size > LARGE_BYTES and isinstance(self.connection, Connection):
@@ -209,7 +210,9 @@ def _set_limits(conn: Connection, patience: float) -> None:
         "SELECT set_config('timezone', 'UTC', false), "
         "set_config('statement_timeout', %(ms)s, false), "
         "set_config('lock_timeout', %(ms)s, false), "
-        "set_config('idle_in_transaction_session_timeout', '10000', false)",
+        "set_config('idle_in_transaction_session_timeout', '10000', false), "
+        "set_config('jit', 'off', false), "
+        "set_config('plan_cache_mode', 'force_generic_plan', false)",
         {"ms": str(milliseconds)},
     )
 

@@ -84,6 +84,9 @@ class Proxy:
         """
         self._doomed = words, answered
 
+    def overhear(self, link: int, data: bytes, *, client: bool) -> None:
+        """Called with what a connection is about to pass on, for those who listen in."""
+
     def _listen(self) -> None:
         self._listener = socket.create_server((HOST, self.port), backlog=256)
         self.port = self._listener.getsockname()[1]
@@ -129,6 +132,7 @@ class Proxy:
                 if not answered:
                     return False
                 link.committed = True
+        self.overhear(id(link), data, client=True)
         link.server.sendall(data)
         return bool(data)
 
@@ -139,6 +143,7 @@ class Proxy:
             return False
         if link.left is not None:
             data, link.left = data[: link.left], link.left - len(data)
+        self.overhear(id(link), data, client=False)
         link.client.sendall(data)
         if link.left is not None and link.left <= 0:
             self.cuts += 1

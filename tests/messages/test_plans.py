@@ -24,8 +24,10 @@ QUESTIONS: dict[str, Callable[[Connection], object]] = {
 }
 
 
-def page(conn: Connection, session_id: int, before_id: int, spans: list[queries.Span]) -> list[Row]:
-    """The messages that the only user sees."""
+def page(
+    conn: Connection, session_id: int, before_id: int, spans: list[queries.Span]
+) -> Row | None:
+    """The page that the only user sees."""
     now = datetime.now(UTC)
     return queries.list_shown(conn, "token", now, session_id, before_id, 51, spans)
 
@@ -118,7 +120,8 @@ def test_the_questions_are_answered_within_the_session(crowded: Database) -> Non
         assert queries.find_before(conn, 1, BUSY, first["id"]) is None
         assert queries.find_before(conn, 1, BUSY, first["id"] + 1) == first["id"]
         assert queries.find_newest(conn, 2, BUSY) is None
-        rows = page(conn, BUSY, first["id"] + 2, [])
-        assert [row["id"] for row in rows] == [first["id"] + 1, first["id"]]
+        shown = page(conn, BUSY, first["id"] + 2, [])
+        assert shown is not None
+        assert (shown["oldest"], bool(shown["more"])) == (first["id"], False)
         assert delete_oldest_messages(conn, 1, BUSY, 2) == 2
         assert queries.find_before(conn, 1, BUSY, first["id"] + 3) == first["id"] + 2

@@ -9,6 +9,7 @@ from server.auth.queries import add_token
 from server.messages import queries
 from server.messages.message import from_joined
 from server.storage.contract import Connection, Database, execute, fetch_all
+from tests.service import Json
 
 NOW = datetime(2026, 11, 21, 9, 0, 0, 120, UTC)
 EVERY_CHARACTER = "".join(map(chr, [*range(1, 0x300), *range(0x2000, 0x2070), 0xFFFE, 0x1F426]))
@@ -42,14 +43,19 @@ def add(conn: Connection, content: str = "", **columns: object) -> int:
     return int(row["id"])
 
 
-def check(conn: Connection) -> int:
-    """Compare each message of the page with what pydantic makes of its row; how many there are."""
-    rows = queries.list_shown(conn, "token", NOW, 1, 2**62, 200, [])
-    for row in rows:
-        (message,) = from_joined(queries.list_joined(conn, 1, row["id"]))
-        assert json.loads(row["shown"]) == message.model_dump(mode="json")
-        assert list(json.loads(row["shown"])) == list(message.model_dump())
-    return len(rows)
+def shown(conn: Connection, limit: int = 200) -> list[Json]:
+    """The page's messages, each compared with what pydantic makes of its row."""
+    page = queries.list_shown(conn, "token", NOW, 1, 2**62, limit, [])
+    assert page is not None
+    messages: list[Json] = json.loads(f"[{page['items'] or ''}]")
+    for one in messages:
+        (message,) = from_joined(queries.list_joined(conn, 1, one["id"]))
+        assert one == message.model_dump(mode="json")
+        assert list(one) == list(message.model_dump())
+    ids = [one["id"] for one in messages]
+    assert ids == sorted(ids)
+    assert page["oldest"] == (ids[0] if ids else None)
+    return messages
 
 
 def test_every_text_and_every_state(conversation: Database) -> None:
@@ -61,7 +67,7 @@ def test_every_text_and_every_state(conversation: Database) -> None:
         made.append(add(conn, completion_tokens=0))
         made.append(add(conn, prompt_tokens=2**40, completion_tokens=2**40))
     with conversation.read_db() as conn:
-        assert check(conn) == len(made)
+        assert [one["id"] for one in shown(conn)] == made
 
 
 def test_images_in_their_order(conversation: Database) -> None:
@@ -76,9 +82,7 @@ def test_images_in_their_order(conversation: Database) -> None:
                 (message_id, b"abc"),
             )
     with conversation.read_db() as conn:
-        assert check(conn) == 3
-        shown = queries.list_shown(conn, "token", NOW, 1, 2**62, 200, [])
-        images = {row["id"]: json.loads(row["shown"])["images"] for row in shown}
+        images = {one["id"]: one["images"] for one in shown(conn)}
     assert [len(images[one]) for one in (first, without, last)] == [1, 0, 2]
 
 
@@ -91,9 +95,8 @@ def test_times_however_they_were_written(conversation: Database, spelling: str) 
     with conversation.get_db() as conn:
         add(conn, created_at=spelling)
     with conversation.read_db() as conn:
-        assert check(conn) == 1
-        (row,) = queries.list_shown(conn, "token", NOW, 1, 2**62, 200, [])
-    assert json.loads(row["shown"])["created_at"].startswith("2026-11-21T09:00:00.")
+        (one,) = shown(conn)
+    assert one["created_at"].startswith("2026-11-21T09:00:00.")
 
 
 def test_who_may_not_see_gets_no_message(conversation: Database) -> None:
@@ -103,16 +106,28 @@ def test_who_may_not_see_gets_no_message(conversation: Database) -> None:
         execute(conn, "INSERT INTO users (id, email, password_hash) VALUES (2, 'x@b.c', 'x')")
         add_token(conn, 2, "other", NOW, NOW + timedelta(days=1))
 
-    def seen(token: str, session_id: int = 1, later: int = 0) -> list[tuple[int, int | None]]:
+    def seen(token: str, session_id: int = 1, later: int = 0) -> tuple[object, ...] | None:
         with conversation.read_db() as conn:
             now = NOW + timedelta(days=later)
-            rows = queries.list_shown(conn, token, now, session_id, 2**62, 200, [])
-        return [(row["user_id"], row["id"] and row["session_id"]) for row in rows]
+            page = queries.list_shown(conn, token, now, session_id, 2**62, 200, [])
+        return (page["user_id"], page["session_id"], page["items"] is not None) if page else None
 
-    assert seen("token") == [(1, 1)]
-    assert seen("token", later=2) == seen("nobody's") == []
-    assert seen("other") == seen("other", 77) == [(2, None)]
-    assert seen("token", 77) == [(1, None)]
+    assert seen("token") == (1, 1, True)
+    assert seen("token", later=2) is seen("nobody's") is None
+    assert seen("other") == seen("other", 77) == (2, None, False)
+    assert seen("token", 77) == (1, None, False)
     with conversation.get_db() as conn:
         execute(conn, "UPDATE users SET disabled_at = created_at WHERE id = 1")
-    assert seen("token") == []
+    assert seen("token") is None
+
+
+def test_how_much_more_there_is(conversation: Database) -> None:
+    """A page holds as many as are asked for, and says whether there are older ones."""
+    with conversation.get_db() as conn:
+        made = [add(conn) for _ in range(3)]
+    for limit, more in ((1, True), (2, True), (3, False), (4, False)):
+        with conversation.read_db() as conn:
+            page = queries.list_shown(conn, "token", NOW, 1, 2**62, limit, [])
+            assert page is not None
+            assert bool(page["more"]) is more
+            assert [one["id"] for one in shown(conn, limit)] == made[-limit:]
