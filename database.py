@@ -233,8 +233,7 @@ class _Master:
         self.damaged = False
         # Two, since a change of `query_only` makes SQLite forget every statement it has prepared.
         # Writers take turns: one connection is enough for them.
-        readers = max(1, settings.db_pool_max - 1)
-        self.reading = self._pool("PRAGMA query_only = ON", readers)
+        self.reading = self._pool("PRAGMA query_only = ON", settings.db_pool_max)
         self.writing = self._pool("PRAGMA busy_timeout = 0", 1)
 
     def _pool(self, setting: str, maximum: int) -> Pool[_Connection]:

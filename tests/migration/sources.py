@@ -1,5 +1,6 @@
 """Sources of a migration: one that the service made over its API, and one made by hand."""
 
+import json
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -89,14 +90,17 @@ class Told:
         return found + [f"/images/{number}" for number in self.images]
 
     def ask(self, url: str) -> dict[str, str]:
-        """Each user's answers, as bytes in hexadecimal, by path."""
+        """Each user's answers by path: JSON however it is spaced, other bytes in hexadecimal."""
         answers = {}
         for number, token in enumerate(self.tokens):
             with httpx.Client(base_url=url, verify=False, timeout=30) as http:
                 http.headers["Authorization"] = f"Bearer {token}"
                 for path in self.paths():
                     said = http.get(path)
-                    body = said.content.hex() if said.is_success else ""
+                    body = ""
+                    if said.is_success:
+                        text = said.headers["content-type"] == "application/json"
+                        body = json.dumps(said.json()) if text else said.content.hex()
                     answers[f"{number} {path}"] = f"{said.status_code} {body}"
         return answers
 
