@@ -1,6 +1,7 @@
 """`./clawd doctor` finds each fault that is really there, and nothing where there is none."""
 
 import hashlib
+import re
 import secrets
 import signal
 import time
