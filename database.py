@@ -50,14 +50,9 @@ _SPELLINGS = {
 # Comments and literals stay: a template of a project's tables is a literal in schema/.
 _SPELLING = re.compile("|".join([r"--[^\n]*", r"'(?:[^']|'')*'", *_SPELLINGS]))
 _PLACEHOLDER = re.compile(r"%%|%s|%\((\w+)\)s")
-# The same of queries: the functions that make JSON.
-_FUNCTIONS = {
-    "json_build_object(": "json_object(",
-    "json_build_array(": "json_array(",
-    "json_agg(": "json_group_array(",
-}
+# The same of queries, for JSON.
+_TO_JSON = re.compile(r"\bto_json\(")
 _STRING_AGG = re.compile(r"string_agg\((\w+), ',' ORDER BY \w+\)")
-_FUNCTION = re.compile("|".join(map(re.escape, _FUNCTIONS)))
 # `contract.in_range`: SQLite would use the index's first column only.
 _RANGE = re.compile(
     r"\((\S+), (\S+)\) > \((.+?), (%\(\w+\)s|\d+)\) AND \(\1, \2\) < \(\3, (%\(\w+\)s)\)"
@@ -84,7 +79,7 @@ def _translate(sql: str) -> str:
     sql = _STRING_AGG.sub(r"group_concat(\1, ',')", sql)
     sql = _RANGE.sub(r"\1 = \3 AND \2 > \4 AND \2 < \5", sql)
     sql = _JSON_TIME.sub(_SHOWN_TIME, _PLACEHOLDER.sub(placeholder, sql))
-    return _FUNCTION.sub(lambda match: _FUNCTIONS[match[0]], sql)
+    return _TO_JSON.sub("json_quote(", sql)
 
 
 def _json_time(text: str) -> str:

@@ -22,35 +22,33 @@ MESSAGE = (
 )
 _NEWEST_FIRST = "ORDER BY session_id DESC, id DESC"
 _AFTER_ALL = 2**63 - 1
-# A row of `messages` as the API shows it: `message.Message`, made where the rows are.
+
+
+def _or_null(column: str) -> str:
+    return f"coalesce(CAST(to_json({column}) AS TEXT), 'null')"
+
+
+# A row of `messages` as the API shows it: `message.Message` as JSON, made where the rows are. Put
+# together like this it takes half the time of functions that make JSON of anything.
 _SHOWN = f"""
-    json_build_object(
-        'id', id,
-        'session_id', session_id,
-        'role', role,
-        'content', content,
-        'status', status,
-        'error', error,
-        'images', (
-            SELECT coalesce(json_agg(json_build_object(
-                'id', images.id, 'media_type', images.media_type, 'bytes', images.size_bytes
-            )), json_build_array())
-            FROM (
-                SELECT id, media_type, size_bytes FROM images
-                WHERE images.message_id = messages.id AND images.user_id = messages.user_id
-                ORDER BY id
-            ) AS images
-        ),
-        'model', model,
-        'usage', CASE WHEN coalesce(prompt_tokens, completion_tokens) IS NOT NULL THEN
-            json_build_object(
-                'prompt_tokens', coalesce(prompt_tokens, 0),
-                'completion_tokens', coalesce(completion_tokens, 0),
-                'total_tokens', coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)
-            )
-        END,
-        'created_at', {JSON_TIME.format("created_at")}
-    )
+    '{{"id":' || id || ',"session_id":' || session_id
+    || ',"role":"' || role || '","content":' || to_json(content)
+    || ',"status":"' || status || '","error":' || {_or_null("error")}
+    || ',"images":[' || coalesce((
+        SELECT string_agg(shown, ',' ORDER BY id)
+        FROM (
+            SELECT id, '{{"id":' || id || ',"media_type":' || to_json(media_type)
+                || ',"bytes":' || size_bytes || '}}' AS shown
+            FROM images
+            WHERE images.message_id = messages.id AND images.user_id = messages.user_id
+            ORDER BY id
+        ) AS images
+    ), '') || '],"model":' || {_or_null("model")}
+    || ',"usage":' || CASE WHEN coalesce(prompt_tokens, completion_tokens) IS NULL THEN 'null'
+        ELSE '{{"prompt_tokens":' || coalesce(prompt_tokens, 0)
+            || ',"completion_tokens":' || coalesce(completion_tokens, 0) || ',"total_tokens":'
+            || (coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)) || '}}' END
+    || ',"created_at":"' || {JSON_TIME.format("created_at")} || '"}}'
 """
 _IMAGE = "images.id AS image_id, images.media_type, images.size_bytes"
 
@@ -154,7 +152,7 @@ def _show(ranges: int) -> str:
                 min(id) FILTER (WHERE place <= %(limit)s) AS oldest,
                 count(*) > %(limit)s AS more
             FROM (
-                SELECT id, CAST({_SHOWN} AS TEXT) AS shown,
+                SELECT id, {_SHOWN} AS shown,
                     row_number() OVER (ORDER BY id DESC) AS place
                 FROM ({newest} {_NEWEST_FIRST} LIMIT %(limit)s + 1) AS messages
                 WHERE user_id = (SELECT user_id FROM session)
