@@ -8,8 +8,8 @@ at default durability. The two share a port, as under PM2. PostgreSQL and whoeve
 same cores, so three readings are printed, and the processor's time that each part takes:
 
 two_processes   answers a second beside those of one process, as measured; has the target
-possible        the most that it could be here: one process with a core for itself, beside two with
-                all cores busy, each answer taking of the processor what it took of all three parts
+possible        the most that it could be here: all cores busy with answers, each of which takes
+                of the processor what it took of all three parts, beside one process as measured
 own_cores       what it would be with a core for each process, PostgreSQL and the clients elsewhere
 """
 
@@ -83,7 +83,7 @@ def readings(one: dict[str, float], two: dict[str, float], cores: int) -> dict[s
     everything = sum(two[f"us_{part}"] for part in PARTS)
     return {
         "two_processes": round(two["rate"] / one["rate"], 2),
-        "possible": round(cores * one["us_service"] / everything, 2),
+        "possible": round(cores * 1e6 / everything / one["rate"], 2),
         "own_cores": round(2 * one["us_service"] / two["us_service"], 2),
     }
 
