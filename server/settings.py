@@ -200,7 +200,13 @@ class Settings(BaseSettings):
     db_pool_min: Annotated[
         int, Field(ge=1, description="Connections kept open while idle, per process.")
     ] = 5
-    db_pool_max: Annotated[int, Field(ge=1, description="Most connections, per process; on SQLite these read, and one more writes.")] = 20
+    db_pool_max: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Most connections, per process; on SQLite these read, and one more writes.",
+        ),
+    ] = 20
     db_pool_wait: Annotated[
         Seconds, Field(description="Seconds a request waits for a connection before it gets 503.")
     ] = 5
