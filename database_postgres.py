@@ -88,11 +88,15 @@ def read_db() -> Iterator[contract.Connection]:
 @contextmanager
 def change_db() -> Iterator[contract.Connection]:
     """A connection of the pool in autocommit."""
+    lent = False
     try:
         with read_db() as conn:
+            lent = True
             yield conn
     except contract.Unavailable as error:
-        raise contract.OutcomeUnknown(str(error)) from error
+        if not lent:
+            raise
+        raise contract.OutcomeUnknown("the connection broke during a statement") from error
 
 
 @contextmanager

@@ -92,6 +92,13 @@ def break_before_commit(conn: Connection, other: Callable[[int], None]) -> None:
     other(row["pid"])
 
 
+def change_what_breaks(conn: Connection, terminate: Callable[[int], None]) -> None:
+    row = fetch_one(conn, "SELECT pg_backend_pid() AS pid")
+    assert row is not None
+    terminate(row["pid"])
+    execute(conn, "UPDATE users SET name = 'x'")
+
+
 def test_stale_connections_are_replaced_without_an_error(
     fragile: contract.Database, own_server: postgres.Server
 ) -> None:
@@ -210,6 +217,25 @@ def test_a_connection_that_breaks_at_the_commit_is_in_doubt(
         break_before_commit(conn, terminate)
     works_again(fragile)
     assert rows(fragile) == 1
+
+
+def test_a_change_by_itself_is_in_doubt_once_it_was_sent(
+    fragile: contract.Database, own_server: postgres.Server
+) -> None:
+    """The same of `change_db`, but not where there was no connection to send anything on."""
+
+    def terminate(pid: int) -> None:
+        with closing(own_server.connect()) as conn, conn.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+
+    with pytest.raises(contract.OutcomeUnknown), fragile.change_db() as conn:
+        change_what_breaks(conn, terminate)
+    works_again(fragile)
+    own_server.kill()
+    fragile.close_pool()
+    with pytest.raises(contract.Unavailable) as caught, fragile.change_db():
+        pass
+    assert not isinstance(caught.value, contract.OutcomeUnknown)
 
 
 def test_one_backend_terminated_by_the_administrator(
