@@ -153,15 +153,28 @@ def test_a_spoilt_backup(place: Place, spoil: Callable[[Path], None], word: str)
 
 
 def test_any_byte_counts(place: Place, tmp_path: Path) -> None:
-    """Wherever a bit is flipped, it is noticed."""
+    """Wherever a bit is flipped, it is noticed, or it is one that deflate itself leaves unused.
+
+    Before the end of a block there may be up to seven such bits (RFC 1951, 3.2.4).
+    """
     path = place.backup()
     content = path.read_bytes()
-    for number in range(10, len(content), len(content) // 60):  # before is gzip's own time
+    whole = unpacked(path, tmp_path / "whole")
+    noticed, numbers = 0, range(10, len(content), len(content) // 60)  # before is gzip's own time
+    for number in numbers:
         path.write_bytes(content[:number] + bytes([content[number] ^ 4]) + content[number + 1 :])
-        target = tmp_path / str(number)
-        target.mkdir()
-        with pytest.raises(Damaged):
-            unpack(path, target)
+        try:
+            assert unpacked(path, tmp_path / str(number)) == whole
+        except Damaged:
+            noticed += 1
+    assert noticed >= len(numbers) - 2
+
+
+def unpacked(path: Path, target: Path) -> dict[str, bytes]:
+    """All files in it."""
+    target.mkdir()
+    unpack(path, target)
+    return {file.name: file.read_bytes() for file in target.iterdir()}
 
 
 def unpack(path: Path, target: Path) -> None:
