@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import load
+from benchmarks import load, rounds
 from benchmarks.rounds import dsn, durable_postgres, in_turns, keep, medians, rival
 from tests import postgres
 from tests.service import Api, Service, sign_up
@@ -46,15 +46,11 @@ def fill(api: Api, settings: dict[str, str]) -> int:
 
 
 def rate(url: str, token: str, seconds: float) -> float:
-    """Requests a second; raises when one fails."""
-    host, port, request = load.request(url, token)
-    found = load.run(host, port, [[request]] * CONNECTIONS, seconds)
-    if found.failed:
-        raise RuntimeError(f"{found.failed} requests to {url} failed")
-    return found.rate
+    """Requests a second for one page; raises when one fails."""
+    return rounds.rate([[load.request(url, token)]] * CONNECTIONS, seconds)
 
 
-def measure(stack: ExitStack, rounds: int, seconds: float) -> dict[str, Any]:
+def measure(stack: ExitStack, times: int, seconds: float) -> dict[str, Any]:
     """Start everything, and measure in turns."""
     server = stack.enter_context(durable_postgres())
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -68,7 +64,7 @@ def measure(stack: ExitStack, rounds: int, seconds: float) -> dict[str, Any]:
         urls[name] = stack.enter_context(rival(name, "/openapi.json", RIVAL_DSN=dsn(settings)))
     size = len(api.get(path).content)
     found = in_turns(
-        {name: partial(rate, url + path, token, seconds) for name, url in urls.items()}, rounds
+        {name: partial(rate, url + path, token, seconds) for name, url in urls.items()}, times
     )
     middle = medians(found)
     return {

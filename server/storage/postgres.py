@@ -70,14 +70,16 @@ class Cursor(psycopg2.extensions.cursor):
             raise contract.BadValue(str(error)) from error
         finally:
             self._carried(len(self.query or b""))
+            # One that the driver itself refused was never sent, and BEGIN with it neither.
+            if isinstance(self.connection, Connection) and not self.connection.idle:
+                self.connection.begins = False
 
     def _opened(self, query: Any) -> Any:
         """The statement, after BEGIN where a transaction begins with it."""
-        conn: Any = self.connection
-        if not getattr(conn, "begins", False):
+        if not getattr(self.connection, "begins", False):
             return query
-        conn.begins = False
-        return f"BEGIN; {query}"
+        text = query if isinstance(query, str) else query.as_string(self.connection)
+        return f"BEGIN; {text}"
 
     def _execute_planned(self, query: contract.Planned, vars: Any) -> bool:
         """Execute it by its name; False where the connection can't keep one.

@@ -80,6 +80,17 @@ def another_process_writing(master: dict[str, str]) -> Iterator[None]:
         yield
 
 
+def test_a_value_that_was_refused_leaves_the_transaction_whole(
+    database: contract.Database,
+) -> None:
+    """BEGIN goes with the first statement: refused before it is sent, it took BEGIN along."""
+    with pytest.raises(ZeroDivisionError), database.get_db() as conn:
+        with suppress(contract.BadValue):
+            add(conn, name="a\0b")
+        add_and_fail(conn)
+    assert emails(database) == []
+
+
 def test_the_end_of_the_block_commits(database: contract.Database) -> None:
     """What a block wrote is there afterwards, also for a connection made later."""
     with database.get_db() as conn:
