@@ -49,6 +49,12 @@ def add_and_fail(conn: Connection) -> None:
     raise ZeroDivisionError
 
 
+def add_what_is_refused_and_fail(conn: Connection) -> None:
+    with suppress(contract.BadValue):
+        add(conn, name="a\0b")
+    add_and_fail(conn)
+
+
 def make_table_and_fail(conn: Connection) -> None:
     execute(conn, "CREATE TABLE half (id BIGINT)")
     raise ZeroDivisionError
@@ -85,9 +91,7 @@ def test_a_value_that_was_refused_leaves_the_transaction_whole(
 ) -> None:
     """BEGIN goes with the first statement: refused before it is sent, it took BEGIN along."""
     with pytest.raises(ZeroDivisionError), database.get_db() as conn:
-        with suppress(contract.BadValue):
-            add(conn, name="a\0b")
-        add_and_fail(conn)
+        add_what_is_refused_and_fail(conn)
     assert emails(database) == []
 
 
